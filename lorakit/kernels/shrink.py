@@ -1,0 +1,95 @@
+"""Shrink: h = x A^T, from the hidden size down to the rank, each token by its own adapter."""
+
+import torch
+import triton
+import triton.language as tl
+
+from lorakit.batch import LoRABatchInfo
+from lorakit.kernels.tiles import dot_precision, rank_block, token_block
+
+
+@triton.jit
+def shrink_kernel(
+    x,                         # (num_tokens, K), row-major
+    lora_a,                    # (max_loras, num_slices, R, K), row-major
+    h,                         # (num_tokens, num_slices, R) float32, written
+    seg_indptr,                # (num_segments + 1,) int32
+    weight_indices,            # (num_segments,) int32, slot of each segment
+    lora_ranks,                # (max_loras,) int32
+    permutation,               # (num_tokens,) int32, read only if PERMUTED
+    max_loras,                 # slots in lora_a; another slot is no adapter
+    K,                         # hidden size
+    R,                         # width of a slot: the largest rank it can hold
+    NUM_SLICES: tl.constexpr,  # stacked projections: 3 for q, k, v
+    PERMUTED: tl.constexpr,    # tokens are reached through permutation
+    PRECISION: tl.constexpr,   # of the product; the sum is always float32
+    BLOCK_T: tl.constexpr,     # tokens of a tile
+    BLOCK_R: tl.constexpr,     # ranks of a tile
+    BLOCK_K: tl.constexpr,     # hidden elements of one step of the loop
+):
+    # One program: BLOCK_T tokens of one segment, BLOCK_R ranks of one slice, all of K.
+    segment = tl.program_id(2)
+    first = tl.load(seg_indptr + segment) + tl.program_id(0) * BLOCK_T
+    end = tl.load(seg_indptr + segment + 1)
+    if first >= end:  # the grid is sized for the longest segment; this one is shorter
+        return
+    slot = tl.load(weight_indices + segment)
+    if (slot < 0) | (slot >= max_loras):
+        return
+    rank = tl.minimum(tl.load(lora_ranks + slot), R)
+    rank_tile = tl.program_id(1) // NUM_SLICES
+    if rank_tile * BLOCK_R >= rank:
+        return
+    slice_id = tl.program_id(1) % NUM_SLICES
+
+    places = first + tl.arange(0, BLOCK_T)
+    is_token = places < end
+    tokens = tl.load(permutation + places, mask=is_token, other=0) if PERMUTED else places
+    tokens = tokens.to(tl.int64)
+    ranks = rank_tile * BLOCK_R + tl.arange(0, BLOCK_R)
+    is_rank = ranks < rank  # rows from `rank` on belong to nobody and may hold NaN
+    a_rows = lora_a + ((slot.to(tl.int64) * NUM_SLICES + slice_id) * R + ranks[None, :]) * K
+
+    acc = tl.zeros((BLOCK_T, BLOCK_R), dtype=tl.float32)
+    for k in range(0, K, BLOCK_K):
+        ks = k + tl.arange(0, BLOCK_K)
+        is_k = ks < K
+        x_tile = tl.load(x + tokens[:, None] * K + ks[None, :],
+                         mask=is_token[:, None] & is_k[None, :], other=0.0)
+        a_tile = tl.load(a_rows + ks[:, None], mask=is_k[:, None] & is_rank[None, :], other=0.0)
+        acc = tl.dot(x_tile, a_tile, acc, input_precision=PRECISION)
+
+    h_rows = h + (tokens[:, None] * NUM_SLICES + slice_id) * R
+    tl.store(h_rows + ranks[None, :], acc, mask=is_token[:, None] & is_rank[None, :])
+
+
+def shrink(x: torch.Tensor, lora_a: torch.Tensor, batch: LoRABatchInfo) -> torch.Tensor:
+    """LoRA A for every token of a batch. `ops.lora_linear` checks the arguments; this does not.
+
+    Args:
+        x: (num_tokens, K) float16, bfloat16 or float32.
+        lora_a: (max_loras, num_slices, R, K), of x's dtype.
+        batch: the segments.
+
+    Returns:
+        h: (num_tokens, num_slices, R) float32. Only the ranks that a token's adapter has are
+        written; the rest is uninitialised memory, and `expand` never reads it.
+
+    One launch, one allocation, no synchronisation. Each element of h is summed by one program
+    in a fixed order, so the same input gives the same bits.
+    """
+    num_tokens, hidden = x.shape
+    max_loras, num_slices, width, _ = lora_a.shape
+    h = torch.empty((num_tokens, num_slices, width), dtype=torch.float32, device=x.device)
+    block_t, block_r = token_block(batch.max_len), rank_block(width)
+    grid = (triton.cdiv(batch.max_len, block_t),
+            num_slices * triton.cdiv(width, block_r), batch.num_segments)
+    if 0 in grid:
+        return h
+    permuted = batch.permutation is not None
+    shrink_kernel[grid](
+        x, lora_a, h, batch.seg_indptr, batch.weight_indices, batch.lora_ranks,
+        batch.permutation if permuted else batch.seg_indptr, max_loras, hidden, width,
+        NUM_SLICES=num_slices, PERMUTED=permuted, PRECISION=dot_precision(x.dtype),
+        BLOCK_T=block_t, BLOCK_R=block_r, BLOCK_K=128)
+    return h

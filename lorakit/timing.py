@@ -1,0 +1,89 @@
+"""Two stopwatches: how long a call holds the host, and how long its work takes in a graph.
+
+On an idle GPU a call that waits for it returns at once, so nothing shows. Queue a known delay
+first: a call that waits then takes at least that long, and one that does not returns in
+microseconds. Chapter *The seg_indptr sync bug* derives this.
+"""
+
+import functools
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+
+@functools.cache
+def cycles_per_ms() -> float:
+    """GPU clock cycles in a millisecond of `queue_work`, measured once. Synchronises."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    cycles = 20_000_000
+    torch.cuda._sleep(cycles)  # warm up
+    start.record()
+    torch.cuda._sleep(cycles)
+    end.record()
+    end.synchronize()
+    return cycles / start.elapsed_time(end)
+
+
+def queue_work(ms: float) -> None:
+    """Keep the current stream busy for about `ms` milliseconds. Does not synchronise.
+
+    The delay is a kernel that spins and touches no memory, so what it stands for is any earlier
+    work in the stream. It cannot run inside a capture.
+    """
+    torch.cuda._sleep(int(ms * cycles_per_ms()))
+
+
+def host_ms(fn: Callable[[], object], queued_ms: float = 10.0, repeats: int = 5) -> float:
+    """Median host milliseconds of `fn()` behind `queued_ms` of queued work on the GPU.
+
+    About `queued_ms` means that `fn` waits for the GPU. Far below means that it does not. `fn`
+    runs twice first, so that compilation and caches stay out. Synchronises around each repeat.
+
+    Raises:
+        RuntimeError: without a GPU.
+    """
+    if not torch.cuda.is_available():
+        raise RuntimeError("host_ms measures a GPU, and this machine has none")
+    cycles_per_ms(), fn(), fn()
+    times = []
+    for _ in range(repeats):
+        torch.cuda.synchronize()
+        queue_work(queued_ms)
+        start = time.perf_counter()
+        fn()
+        times.append((time.perf_counter() - start) * 1e3)
+    torch.cuda.synchronize()
+    return statistics.median(times)
+
+
+def graph_us(calls: Sequence[Callable[[], object]], repeats: int = 25) -> tuple[float, float]:
+    """GPU microseconds of one call inside a CUDA graph: the median and the spread over replays.
+
+    Args:
+        calls: what one graph holds, in order. Give as many calls on different weights as exceed
+            the L2 cache together to time them cold, or the same call several times for warm.
+        repeats: replays timed, after three to warm up.
+
+    Returns:
+        The median time of a replay divided by `len(calls)`, and the distance between the
+        quartiles over the same number. Synchronises. Needs a GPU.
+    """
+    for call in calls:
+        call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
+    times = []
+    for _ in range(3 + repeats):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) * 1e3 / len(calls))
+    first, median, last = statistics.quantiles(times[3:], n=4)
+    return median, last - first

@@ -1,0 +1,161 @@
+"""shrink and expand against the float64 loops: ranks, shapes, dtypes, mixes, and the corners."""
+
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batches import DEVICE, Case, hard_cases, random_case, random_weights
+from lorakit import LoRABatchInfo, reference, runtime
+from lorakit.adapters import LoRAWeights
+from lorakit.ops import lora_linear
+from lorakit.routing import route_by_adapter, route_by_request
+
+pytestmark = pytest.mark.kernels
+ON_GPU = DEVICE.type == "cuda"
+
+# Relative to the whole output. 16-bit outputs are rounded once, to 2^-9 (bf16) or 2^-12 (fp16).
+TOLERANCE = {torch.float32: 1e-6, torch.float16: 5e-4, torch.bfloat16: 4e-3}
+
+
+def error_of(case: Case, width: int, hidden: int, slice_sizes: tuple[int, ...],
+             dtype: torch.dtype) -> float:
+    """‖lora_linear - reference‖ / ‖reference‖ with NaN in every unused row of every slot."""
+    weights = random_weights(case.ranks, width, hidden, slice_sizes, dtype)
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(len(case.slots), hidden, generator=generator).to(dtype).to(DEVICE)
+    base = torch.randn(len(case.slots), sum(slice_sizes), generator=generator).to(dtype).to(DEVICE)
+    expected = reference.lora_linear(x, weights, case.slots, case.ranks, case.scalings, base)
+    out = lora_linear(x, weights, route_by_adapter(*case.tensors()), base)
+    assert out is base
+    return float((out.cpu().double() - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("dtype", runtime.KERNEL_DTYPES, ids=str)
+@pytest.mark.parametrize("name", hard_cases(24, 6))
+def test_hard_case(name, dtype):
+    assert error_of(hard_cases(24, 6)[name], 16, 48, (40, 24, 24), dtype) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", runtime.KERNEL_DTYPES, ids=str)
+@pytest.mark.parametrize("hidden, slice_sizes, width, tokens", [
+    (1, (1,), 1, 3),
+    (17, (5, 130, 1), 3, 20),  # odd, and a slice that needs two tiles between two that do not
+    (129, (257,), 16, 33),
+    (2049 if ON_GPU else 229, (64, 64), 64, 17),
+    (12345 if ON_GPU else 131, (228,), 96, 5),  # a slot wider than one tile of ranks
+    (64, (32,), 256, 9),
+    (48, (40,), 16, 300),  # above the length where tiles of tokens grow
+])
+def test_any_shape(hidden, slice_sizes, width, tokens, dtype):
+    rng = random.Random(hidden)
+    case = random_case(rng, tokens, 4, width)
+    case.slots = [rng.randint(-1, len(case.ranks) - 1) for _ in range(tokens)]
+    assert error_of(case, width, hidden, slice_sizes, dtype) < TOLERANCE[dtype]
+
+
+@given(st.randoms(use_true_random=False), st.integers(1, 70), st.integers(1, 20),
+       st.lists(st.integers(1, 60), min_size=1, max_size=3), st.sampled_from(runtime.KERNEL_DTYPES))
+@settings(max_examples=40 if ON_GPU else 15, deadline=None)
+def test_random_batch(rng, hidden, width, slice_sizes, dtype):
+    case = random_case(rng, 40, 6, width)
+    assert error_of(case, width, hidden, tuple(slice_sizes), dtype) < TOLERANCE[dtype]
+
+
+def prefill() -> tuple[torch.Tensor, LoRAWeights, torch.Tensor, list[int], LoRABatchInfo]:
+    """Five requests of unlike lengths, one empty, one without an adapter."""
+    lens, slots, ranks, scalings = [7, 0, 33, 1, 18], [1, 0, 2, -1, 1], [4, 16, 9], [1.0, 0.5, 2.0]
+    token_slots = [slot for slot, length in zip(slots, lens) for _ in range(length)]
+    weights = random_weights(ranks, 16, 40, (24, 8), torch.float32)
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(len(token_slots), 40, generator=generator).to(DEVICE)
+    base = torch.randn(len(token_slots), 32, generator=generator).to(DEVICE)
+    ints = lambda v: torch.tensor(v, dtype=torch.int32, device=DEVICE)  # noqa: E731
+    batch = route_by_request(ints(slots), ints(lens), max(lens), ints(ranks),
+                             torch.tensor(scalings, device=DEVICE))
+    return x, weights, base, token_slots, batch
+
+
+def test_prefill_by_request_and_by_adapter_agree_with_the_reference():
+    x, weights, base, token_slots, by_request = prefill()
+    ranks, scalings = by_request.lora_ranks, by_request.scalings
+    by_adapter = route_by_adapter(
+        torch.tensor(token_slots, dtype=torch.int32, device=DEVICE), ranks, scalings)
+    expected = reference.lora_linear(
+        x, weights, token_slots, ranks.tolist(), scalings.tolist(), base)
+    for batch in (by_request, by_adapter):
+        out = lora_linear(x, weights, batch, base.clone()).cpu().double()
+        assert (out - expected).norm() / expected.norm() < TOLERANCE[torch.float32]
+
+
+def test_the_same_input_gives_the_same_bits():
+    x, weights, base, _, batch = prefill()
+    first = lora_linear(x, weights, batch, base.clone())
+    for _ in range(20 if ON_GPU else 3):
+        assert torch.equal(lora_linear(x, weights, batch, base.clone()), first)
+
+
+def test_tokens_without_an_adapter_keep_their_bits():
+    x, weights, base, token_slots, batch = prefill()
+    x[[slot == -1 for slot in token_slots]] = float("nan")
+    out = lora_linear(x, weights, batch, base.clone())
+    untouched = torch.tensor(token_slots) == -1
+    assert torch.equal(out.cpu()[untouched], base.cpu()[untouched])
+    assert out.isfinite().all()
+
+
+def test_a_rank_above_the_width_is_cut_to_the_width():
+    x, weights, base, _, batch = prefill()
+    weights.lora_a.nan_to_num_(), weights.lora_b.nan_to_num_()
+    batch.lora_ranks.fill_(16)
+    expected = lora_linear(x, weights, batch, base.clone())
+    batch.lora_ranks.fill_(1000)
+    assert torch.equal(lora_linear(x, weights, batch, base.clone()), expected)
+
+
+def bad_calls():
+    x, weights, base, _, batch = prefill()
+    every_other = torch.zeros(2 * x.shape[0], dtype=torch.int32, device=DEVICE)[::2]
+    changed = lambda **fields: LoRABatchInfo(**{**vars(batch), **fields})  # noqa: E731
+    wide = torch.zeros(x.shape[0], 80, device=DEVICE)
+    return [
+        ("weights", TypeError, (x, None, batch, base)),
+        ("batch", TypeError, (x, weights, None, base)),
+        ("x", TypeError, (x.double(), weights, batch, base)),
+        ("x", TypeError, (x.half(), weights, batch, base)),
+        ("x", ValueError, (x[:, :-1].contiguous(), weights, batch, base)),
+        ("x", ValueError, (x[0], weights, batch, base)),
+        ("x", ValueError, (wide[:, ::2], weights, batch, base)),
+        ("x", ValueError, (x.to("meta"), weights, batch, base)),
+        ("base_output", TypeError, (x, weights, batch, base.half())),
+        ("base_output", ValueError, (x, weights, batch, base[:-1])),
+        ("base_output", ValueError, (x, weights, batch, wide[:, :64:2])),
+        ("batch.lora_ranks", ValueError, (x, weights, changed(lora_ranks=batch.lora_ranks[:2]), base)),
+        ("batch.scalings", TypeError, (x, weights, changed(scalings=batch.lora_ranks), base)),
+        ("batch.weight_indices", ValueError, (x, weights, changed(num_segments=9), base)),
+        ("batch.seg_indptr", TypeError,
+         (x, weights, changed(seg_indptr=batch.seg_indptr.long()), base)),
+        ("batch.permutation", ValueError,
+         (x, weights, changed(permutation=every_other), base)),
+        ("batch.permutation", ValueError,  # a batch of another step
+         (x, weights, changed(permutation=every_other[:-1].contiguous()), base)),
+    ]
+
+
+@pytest.mark.parametrize("number", range(len(bad_calls())))
+def test_bad_input_is_named_and_changes_nothing(number):
+    name, error, args = bad_calls()[number]
+    before = args[3].clone()
+    with pytest.raises(error, match=f"^{name} "):
+        lora_linear(*args)
+    assert torch.equal(args[3], before)
+
+
+@pytest.mark.skipif(ON_GPU, reason="the interpreter is not in use")
+def test_the_interpreter_refuses_bfloat16():
+    x, weights, base, _, batch = prefill()
+    half = LoRAWeights(weights.lora_a.bfloat16(), weights.lora_b.bfloat16(), weights.slice_sizes)
+    with pytest.raises(TypeError, match="x must be float16 or float32, got bfloat16"):
+        lora_linear(x.bfloat16(), half, batch, base.bfloat16())
