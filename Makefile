@@ -42,7 +42,7 @@ serve: ## serve the rendered book on http://127.0.0.1:8000 (PORT=...)
 	@"$(PYTHON)" -c 'import socket; socket.create_server(("127.0.0.1", $(PORT))).close()' 2>/dev/null || { \
 		echo 'serve: port $(PORT) is taken: choose another, as in "make serve PORT=8001".' >&2; exit 1; }
 	@echo 'Serving http://127.0.0.1:$(PORT)/ (stop with Ctrl-C)'
-	@"$(PYTHON)" -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
+	@exec "$(PYTHON)" -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
 
 test: ## run every test that this machine can run (ARGS="-k routing")
 	$(SETUP) test

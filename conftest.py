@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 from queue import Empty
 
+import nbval.kernel
 import pytest
 import torch
 
@@ -33,9 +34,20 @@ def pytest_configure(config):
         option.nbval_cell_timeout = CELL_TIMEOUT_S
     if not getattr(option, "nbval_kernel_name", None):
         option.nbval_current_env = True  # the kernel of this environment, whatever a notebook names
+    nbval.kernel.start_new_kernel = start_patiently
     # a kernel starts in its notebook's folder: it finds lorakit from there too
     paths = [str(Path(__file__).resolve().parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, paths)))
+
+
+def start_patiently(*args, start=nbval.kernel.start_new_kernel, **kwargs):
+    """Starts a kernel for nbval. Kernels that start at once may choose one port: try again."""
+    for _ in range(2):
+        try:
+            return start(*args, **kwargs)
+        except RuntimeError:  # it died before it replied
+            pass
+    return start(*args, **kwargs)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -5,6 +5,8 @@ The field names are SGLang's. Chapter *From requests to segments* derives each o
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Self
 
 import torch
 
@@ -23,19 +25,19 @@ class LoRABatchInfo:
     All tensors lie on one device and are contiguous. Nothing here synchronises.
     """
 
-    bs: int  # how many segments the batch is cut into
+    bs: int  # SGLang's second name for num_segments; always the same number
     use_cuda_graph: bool  # True if the tensors are static buffers, rewritten in place
-    num_segments: int  # the same as bs; kernels launch programs for this many
+    num_segments: int  # segments that the batch is cut into; kernels launch programs for each
     seg_lens: torch.Tensor  # (num_segments,) int32, tokens in each segment, 0 allowed
     seg_indptr: torch.Tensor  # (num_segments + 1,) int32, 0 and the running sum of seg_lens
-    max_len: int  # no segment is longer than this; kernels size their grid by it
+    max_len: int  # kernels size their grid by it; tokens of a segment past it get no LoRA
     weight_indices: torch.Tensor  # (num_segments,) int32, slot of each segment, or NO_ADAPTER
     lora_ranks: torch.Tensor  # (max_loras,) int32, rank of the adapter in each slot, 0 if none
     scalings: torch.Tensor  # (max_loras,) float32, alpha / rank of the adapter in each slot
     permutation: torch.Tensor | None = None  # (num_tokens,) int32, token at each place
 
 
-@dataclass
+@dataclass(kw_only=True)
 class StaticLoRABatchInfo(LoRABatchInfo):
     """The same batch in buffers whose addresses never change: the twin for CUDA graphs.
 
@@ -45,20 +47,19 @@ class StaticLoRABatchInfo(LoRABatchInfo):
     the capacity in tokens and stays there, because a captured grid cannot grow.
     """
 
-    token_weight_indices: torch.Tensor = None  # (max_tokens,) int32, the step's input
+    token_weight_indices: torch.Tensor  # (max_tokens,) int32, the step's input
 
     @classmethod
-    def empty(cls, max_tokens: int, max_loras: int, device: torch.device | str):
+    def empty(cls, max_tokens: int, max_loras: int, device: torch.device | str) -> Self:
         """Allocate buffers for at most `max_tokens` tokens over `max_loras` slots.
 
         The buffers hold a valid batch at once: no token has an adapter. Does not synchronise.
 
         Raises:
-            ValueError: if `max_tokens` or `max_loras` is below 1.
+            TypeError, ValueError: if `max_tokens` or `max_loras` is no int of at least 1.
         """
-        for name, size in (("max_tokens", max_tokens), ("max_loras", max_loras)):
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
+        require_size(max_tokens, "max_tokens", at_least=1)
+        require_size(max_loras, "max_loras", at_least=1)
 
         def ints(*shape: int, fill: int = 0) -> torch.Tensor:
             return torch.full(shape, fill, dtype=torch.int32, device=device)
@@ -96,9 +97,11 @@ class StaticLoRABatchInfo(LoRABatchInfo):
         require(scalings, "scalings", torch.float32, self.device, shape=tuple(lora_ranks.shape))
         tokens, loras = weight_indices.numel(), lora_ranks.numel()
         if tokens > self.max_len:
-            raise ValueError(f"weight_indices has {tokens} tokens, above the capacity {self.max_len}")
-        if loras > self.bs:
-            raise ValueError(f"lora_ranks has {loras} slots, above the capacity {self.bs}")
+            raise ValueError(
+                f"weight_indices has {tokens} tokens, above the capacity {self.max_len}")
+        if loras > self.num_segments:
+            raise ValueError(
+                f"lora_ranks has {loras} slots, above the capacity {self.num_segments}")
         self.token_weight_indices[:tokens].copy_(weight_indices)
         self.token_weight_indices[tokens:].fill_(NO_ADAPTER)
         self.lora_ranks[:loras].copy_(lora_ranks)
@@ -108,6 +111,7 @@ class StaticLoRABatchInfo(LoRABatchInfo):
 
     @property
     def device(self) -> torch.device:
+        """Where the buffers lie. Does not synchronise."""
         return self.seg_indptr.device
 
 
@@ -118,10 +122,19 @@ def slots_to_device(slots: Sequence[int], max_loras: int,
     Here, on the host, a slot can still be checked for free; on the device it could be read only
     by waiting for the GPU. The copy goes through pinned memory and does not synchronise.
 
+    Args:
+        slots: one integer a token (or a request), each NO_ADAPTER or in [0, max_loras).
+
+    Returns:
+        (len(slots),) int32 on `device`.
+
     Raises:
-        ValueError: if a slot is neither NO_ADAPTER nor in [0, max_loras).
+        TypeError: if a slot is no integer.
+        ValueError: if a slot is out of range.
     """
     for place, slot in enumerate(slots):
+        if not isinstance(slot, Integral) or isinstance(slot, bool):
+            raise TypeError(f"slots[{place}] must be an int, got {type(slot).__name__}")
         if slot != NO_ADAPTER and not 0 <= slot < max_loras:
             raise ValueError(f"slots[{place}] is {slot}; expected {NO_ADAPTER} (no adapter) or "
                              f"a slot from 0 to {max_loras - 1}")
@@ -154,3 +167,16 @@ def require(tensor: torch.Tensor, name: str, dtype: torch.dtype | tuple[torch.dt
         raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
     if not tensor.is_contiguous():
         raise ValueError(f"{name} must be contiguous, got strides {tensor.stride()}")
+
+
+def require_size(size: int, name: str, at_least: int = 0) -> None:
+    """Check a size that the host passes. Does not synchronise.
+
+    Raises:
+        TypeError: if it is no int.
+        ValueError: if it is below `at_least`.
+    """
+    if not isinstance(size, Integral) or isinstance(size, bool):
+        raise TypeError(f"{name} must be an int, got {type(size).__name__}")
+    if size < at_least:
+        raise ValueError(f"{name} must be at least {at_least}, got {size}")

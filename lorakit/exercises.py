@@ -97,7 +97,7 @@ def check_routing(route: Callable[..., object]) -> None:
         return
 
     def step() -> None:
-        route(static.token_weight_indices, ranks, scalings, static)
+        route(static.token_weight_indices, static.lora_ranks, static.scalings, static)
 
     ms = timing.host_ms(step, queued_ms=10.0)
     assert ms < 5.0, f"right values, but the host waits: {ms:.1f} ms behind 10 ms of queued work"

@@ -1,7 +1,8 @@
 """The book's figures, drawn from the very tensors and events that a cell holds.
 
-One colour an adapter throughout the book (Okabe and Ito's, told apart by colour-blind readers),
-grey for tokens without one. The page inverts figures in dark mode, so a figure is drawn once.
+One colour an adapter throughout the book (six of Okabe and Ito's, which colour-blind readers tell
+apart, and two more of middle brightness), grey for tokens without one. The page inverts figures in
+dark mode, so a figure is drawn once.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from matplotlib.patches import Rectangle
 
 from lorakit.timeline import WAITS, Event, graphs
 
-COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#8A6FDF")
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999933", "#8A6FDF")
 NONE_COLOR, INK = "#BDBDBD", "#222222"
 DARK = {"#0072B2", "#009E73", "#D55E00", "#8A6FDF"}  # these take white text
 
@@ -29,11 +30,11 @@ def color_of(slot: int) -> str:
 
 def draw_batch(slots: Sequence[int], seg_indptr: Sequence[int], title: str = "") -> None:
     """A row of tokens in the colours of their adapters, with the bounds that cut it."""
-    _, ax = plt.subplots(figsize=(6.4, 1.6))
+    _, ax = plt.subplots(figsize=(6.4, 1.6 if seg_indptr else 1.0))
     draw_row(ax, slots, range(len(slots)), y=0)
     draw_bounds(ax, seg_indptr, y=0)
     ax.set_title(title, loc="left")
-    finish(ax, len(slots), bottom=-0.75, top=1.0)
+    finish(ax, len(slots), bottom=-0.75 if seg_indptr else 0.0, top=1.0)
 
 
 def draw_permutation(slots: Sequence[int], permutation: Sequence[int],

@@ -1,7 +1,7 @@
 """The oracles: routing and LoRA as plain loops, in Python integers and float64.
 
-Slow on purpose. Check them by eye; the tests check everything else against them. They read their
-tensors on the CPU, so each call synchronises.
+Slow on purpose. Check them by eye; the tests and the chapters check everything else against them.
+They raise no errors of their own. They read tensors on the CPU, so `lora_linear` synchronises.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ def route_by_adapter(slots: Sequence[int], max_loras: int) -> dict[str, list[int
         slots: the slot of each token; a value outside [0, max_loras) is no adapter.
 
     Returns:
-        seg_lens (max_loras), seg_indptr (max_loras + 1) and permutation (len(slots)).
+        seg_lens (max_loras), seg_indptr (max_loras + 1) and permutation (len(slots)), as lists.
     """
     permutation, seg_lens, seg_indptr = [], [], [0]
     for slot in range(max_loras):

@@ -10,7 +10,7 @@ Nothing here synchronises with the host, and everything can be captured.
 
 import torch
 
-from lorakit.batch import LoRABatchInfo, StaticLoRABatchInfo, require
+from lorakit.batch import LoRABatchInfo, StaticLoRABatchInfo, require, require_size
 
 SIGN_BIT_OFF = 0x7FFFFFFF
 
@@ -21,8 +21,9 @@ def route_by_request(weight_indices: torch.Tensor, seg_lens: torch.Tensor, max_l
 
     Args:
         weight_indices: (bs,) int32, slot of each request, or NO_ADAPTER.
-        seg_lens: (bs,) int32, tokens of each request.
-        max_len: the longest request. The host knows it; reading it back would synchronise.
+        seg_lens: (bs,) int32, tokens of each request, at least 0.
+        max_len: the longest request. The host knows it, and reading it back would synchronise.
+            A value that is too small leaves the tokens past it without LoRA.
         lora_ranks: (max_loras,) int32.
         scalings: (max_loras,) float32.
 
@@ -35,8 +36,7 @@ def route_by_request(weight_indices: torch.Tensor, seg_lens: torch.Tensor, max_l
     require(weight_indices, "weight_indices", torch.int32, lora_ranks.device, ndim=1)
     bs = weight_indices.numel()
     require(seg_lens, "seg_lens", torch.int32, lora_ranks.device, shape=(bs,))
-    if not isinstance(max_len, int) or max_len < 0:
-        raise ValueError(f"max_len must be an int of at least 0, got {max_len!r}")
+    require_size(max_len, "max_len")
     seg_indptr = torch.zeros(bs + 1, dtype=torch.int32, device=lora_ranks.device)
     torch.cumsum(seg_lens, dim=0, out=seg_indptr[1:])
     return LoRABatchInfo(
@@ -50,12 +50,17 @@ def route_by_adapter(weight_indices: torch.Tensor, lora_ranks: torch.Tensor,
     """One segment an adapter slot, tokens sorted by slot: SGLang's `compute_sgemm_routing`.
 
     Args:
-        weight_indices: (num_tokens,) int32, slot of each token, or NO_ADAPTER. A value that is
-            no slot counts as NO_ADAPTER: the device cannot raise an error without making the
-            host wait. `batch.slots_to_device` checks the values where they are free to check.
+        weight_indices: (num_tokens,) int32, slot of each token, or NO_ADAPTER. Another value
+            that is no slot counts as NO_ADAPTER too (from -2**31 + max_loras on, where clearing
+            the sign bit would make a slot of it): the device cannot raise an error without
+            making the host wait. `batch.slots_to_device` checks values where that is free. In
+            prefill, repeat each request's slot for its tokens with
+            `torch.repeat_interleave(slots, seg_lens, output_size=num_tokens)`.
         lora_ranks: (max_loras,) int32.
         scalings: (max_loras,) float32.
-        out: static buffers to write into. None makes fresh tensors, with max_len = num_tokens.
+        out: static buffers to write into; `lora_ranks` and `scalings` are copied into them. In a
+            capture, pass the buffers' own tensors, so that `out.copy_from` has the last word.
+            None makes fresh tensors, with max_len = num_tokens.
 
     All on one device. The sort is stable, so the result is a function of the input alone. Tokens
     without an adapter come last and belong to no segment. Does not synchronise; the form with
@@ -75,9 +80,8 @@ def route_by_adapter(weight_indices: torch.Tensor, lora_ranks: torch.Tensor,
     keys = weight_indices.bitwise_and(SIGN_BIT_OFF)
     permutation = torch.argsort(keys, stable=True)
     sorted_keys = keys[permutation]
-    adapter_ids = torch.arange(
-        loras, dtype=torch.int32, device=device,
-        out=None if out is None else out.weight_indices[:loras])
+    ids_buffer = None if out is None else out.weight_indices[:loras]
+    adapter_ids = torch.arange(loras, dtype=torch.int32, device=device, out=ids_buffer)
     seg_starts = torch.searchsorted(sorted_keys, adapter_ids, out_int32=True)
     seg_ends = torch.searchsorted(sorted_keys, adapter_ids, right=True, out_int32=True)
 
@@ -102,7 +106,10 @@ def route_by_adapter(weight_indices: torch.Tensor, lora_ranks: torch.Tensor,
 
 
 def check_slots(lora_ranks: torch.Tensor, scalings: torch.Tensor) -> None:
-    """Check the two per-slot tensors. `lora_ranks` says which device the batch is on."""
+    """Check the two per-slot tensors. `lora_ranks` says which device the batch is on.
+
+    Does not synchronise. Raises TypeError or ValueError, naming the argument.
+    """
     if not isinstance(lora_ranks, torch.Tensor):
         raise TypeError(f"lora_ranks must be a torch.Tensor, got {type(lora_ranks).__name__}")
     require(lora_ranks, "lora_ranks", torch.int32, lora_ranks.device, ndim=1)
@@ -112,10 +119,17 @@ def check_slots(lora_ranks: torch.Tensor, scalings: torch.Tensor) -> None:
 
 
 def check_room(out: StaticLoRABatchInfo, tokens: int, loras: int, device: torch.device) -> None:
-    """Check that static buffers can take this batch."""
+    """Check that static buffers can take this batch.
+
+    Does not synchronise. Raises TypeError or ValueError, naming the argument.
+    """
+    if not isinstance(out, StaticLoRABatchInfo):
+        raise TypeError(f"out must be a StaticLoRABatchInfo, got {type(out).__name__}")
     if out.device != device:
         raise ValueError(f"out must be on {device}, got {out.device}")
     if tokens > out.max_len:
-        raise ValueError(f"weight_indices has {tokens} tokens, above the capacity {out.max_len} of out")
-    if loras > out.bs:
-        raise ValueError(f"lora_ranks has {loras} slots, above the capacity {out.bs} of out")
+        raise ValueError(
+            f"weight_indices has {tokens} tokens, above the capacity {out.max_len} of out")
+    if loras > out.num_segments:
+        raise ValueError(
+            f"lora_ranks has {loras} slots, above the capacity {out.num_segments} of out")

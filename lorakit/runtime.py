@@ -15,7 +15,7 @@ HAS_GPU = torch.cuda.is_available()
 if not HAS_GPU and "triton" not in sys.modules:
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
 """True if Triton kernels run in the interpreter, on CPU tensors, slowly and exactly."""
 
 KERNEL_DTYPES = (torch.float16, torch.float32) if INTERPRETED else (

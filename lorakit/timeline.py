@@ -2,7 +2,7 @@
 
 Only CUDA activity is recorded, because tracing every PyTorch operator slows the host by several
 times. Even so the profiler makes each launch dearer: read *where* a gap is from a timeline, and
-*how long* it is from a run without the profiler.
+*how long* it is from a run without the profiler. Chapter *The seg_indptr sync bug* reads one.
 """
 
 import json
@@ -42,8 +42,13 @@ class Step:
 def record(fn: Callable[[], object]) -> list[Event]:
     """Run `fn()` under the profiler and return its events in order of time. Synchronises.
 
-    `fn` runs twice, the first time to let the profiler attach. Needs a GPU.
+    `fn` runs twice, the first time to let the profiler attach.
+
+    Raises:
+        RuntimeError: without a GPU.
     """
+    if not torch.cuda.is_available():
+        raise RuntimeError("record watches a GPU, and this machine has none")
     for _ in range(2):
         torch.cuda.synchronize()
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA],
@@ -57,7 +62,7 @@ def record(fn: Callable[[], object]) -> list[Event]:
 
 
 def parse(trace: dict) -> list[Event]:
-    """Events of a Chrome trace as the profiler writes it."""
+    """Events of a Chrome trace as the profiler writes it. Reads no GPU."""
     rows = [row for row in trace["traceEvents"] if row.get("cat") in HOST + GPU]
     calls = {row["args"].get("correlation"): row["name"] for row in rows if row["cat"] in HOST}
     events = []
@@ -69,7 +74,7 @@ def parse(trace: dict) -> list[Event]:
 
 
 def graphs(events: list[Event]) -> list[tuple[int, float, float]]:
-    """(launch, start_us, end_us) of each graph replay, as it ran on the GPU."""
+    """(launch, start_us, end_us) of each graph replay, as it ran on the GPU. Reads no GPU."""
     spans: dict[int, tuple[float, float]] = {}
     for event in events:
         if event.lane == "gpu" and event.launched_by == "cudaGraphLaunch":
@@ -79,7 +84,7 @@ def graphs(events: list[Event]) -> list[tuple[int, float, float]]:
 
 
 def steps(events: list[Event]) -> list[Step]:
-    """The stretch before each graph but the first: what the host and the GPU did in it."""
+    """The stretch before each graph but the first: what host and GPU did in it. Reads no GPU."""
     launched_at = {e.launch: e.start_us for e in events if e.name == "cudaGraphLaunch"}
     replays, found = graphs(events), []
     for (before, _, ended), (launch, started, _) in zip(replays, replays[1:]):

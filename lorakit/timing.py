@@ -14,8 +14,8 @@ import torch
 
 
 @functools.cache
-def cycles_per_ms() -> float:
-    """GPU clock cycles in a millisecond of `queue_work`, measured once. Synchronises."""
+def cycles_per_ms(device: int) -> float:
+    """Clock cycles of that GPU in a millisecond of `queue_work`, measured once. Synchronises."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     cycles = 20_000_000
     torch.cuda._sleep(cycles)  # warm up
@@ -27,12 +27,12 @@ def cycles_per_ms() -> float:
 
 
 def queue_work(ms: float) -> None:
-    """Keep the current stream busy for about `ms` milliseconds. Does not synchronise.
+    """Keep the current stream busy for about `ms` milliseconds.
 
-    The delay is a kernel that spins and touches no memory, so what it stands for is any earlier
+    The first call on a GPU measures its clock and synchronises; later ones do not. The delay is a kernel that spins and touches no memory, so what it stands for is any earlier
     work in the stream. It cannot run inside a capture.
     """
-    torch.cuda._sleep(int(ms * cycles_per_ms()))
+    torch.cuda._sleep(int(ms * cycles_per_ms(torch.cuda.current_device())))
 
 
 def host_ms(fn: Callable[[], object], queued_ms: float = 10.0, repeats: int = 5) -> float:
@@ -46,7 +46,9 @@ def host_ms(fn: Callable[[], object], queued_ms: float = 10.0, repeats: int = 5)
     """
     if not torch.cuda.is_available():
         raise RuntimeError("host_ms measures a GPU, and this machine has none")
-    cycles_per_ms(), fn(), fn()
+    queue_work(0.0)
+    for _ in range(2):
+        fn()
     times = []
     for _ in range(repeats):
         torch.cuda.synchronize()
@@ -68,8 +70,16 @@ def graph_us(calls: Sequence[Callable[[], object]], repeats: int = 25) -> tuple[
 
     Returns:
         The median time of a replay divided by `len(calls)`, and the distance between the
-        quartiles over the same number. Synchronises. Needs a GPU.
+        quartiles over the same number. Synchronises.
+
+    Raises:
+        RuntimeError: without a GPU, or if a call cannot be captured.
+        ValueError: if there are no calls.
     """
+    if not torch.cuda.is_available():
+        raise RuntimeError("graph_us measures a GPU, and this machine has none")
+    if not calls:
+        raise ValueError("calls must hold at least one call")
     for call in calls:
         call()
     torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""Every kernel variant compiles for sm_80, sm_90 and sm_100, on a machine with no GPU."""
+"""Every kernel variant compiles for the GPUs of three generations, on a machine with no GPU."""
 
 import os
 import subprocess
@@ -9,20 +9,26 @@ import pytest
 pytestmark = pytest.mark.kernels
 
 COMPILE = """
-import itertools, sys
+import sys
+import torch
+import lorakit
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from lorakit.kernels.expand import expand_kernel
 from lorakit.kernels.shrink import shrink_kernel
+from lorakit.kernels.tiles import dot_precision, hidden_block, rank_block, token_block
 
 ints = ("seg_indptr", "weight_indices", "lora_ranks", "permutation")
-for dtype, permuted, slices in (("bf16", True, (4096, 1024, 1024)), ("fp16", False, (64,)),
-                                ("fp32", True, (14336, 14336))):
-    common = {"PERMUTED": permuted, "PRECISION": "ieee" if dtype == "fp32" else "tf32"}
+for dtype, torch_dtype, permuted, slices, max_len, width in (
+        ("bf16", torch.bfloat16, True, (4096, 1024, 1024), 32, 16),
+        ("fp16", torch.float16, False, (64,), 4096, 64),
+        ("fp32", torch.float32, True, (14336, 14336), 4096, 64)):  # the largest tiles
+    common = {"PERMUTED": permuted, "PRECISION": dot_precision(torch_dtype),
+              "BLOCK_T": token_block(max_len), "BLOCK_R": rank_block(width)}
     kernels = {
-        shrink_kernel: {**common, "NUM_SLICES": len(slices), "BLOCK_T": 16, "BLOCK_R": 16, "BLOCK_K": 128},
-        expand_kernel: {**common, "SLICE_SIZES": slices, "BLOCK_T": 64, "BLOCK_N": 128, "BLOCK_R": 64},
+        shrink_kernel: {**common, "NUM_SLICES": len(slices), "BLOCK_K": hidden_block(torch_dtype)},
+        expand_kernel: {**common, "SLICE_SIZES": slices, "BLOCK_N": 128},
     }
     for kernel, constants in kernels.items():
         types = {"h": "*fp32", "scalings": "*fp32", **{name: "*i32" for name in ints},
@@ -31,15 +37,17 @@ for dtype, permuted, slices in (("bf16", True, (4096, 1024, 1024)), ("fp16", Fal
                      for name in kernel.arg_names}
         compiled = triton.compile(ASTSource(kernel, signature, constants),
                                   target=GPUTarget("cuda", int(sys.argv[1]), 32))
-        print(kernel.__name__, dtype, len(compiled.asm["cubin"]))
+        print(kernel.__name__, dtype, len(compiled.asm["cubin"]), compiled.metadata.shared)
 """
 
 
-@pytest.mark.parametrize("capability", [80, 90, 100])
-def test_every_variant_compiles(capability, tmp_path):
+@pytest.mark.parametrize("capability, shared_bytes", [
+    (80, 166_912), (86, 101_376), (90, 232_448), (100, 232_448)])
+def test_every_variant_compiles_and_fits(capability, shared_bytes, tmp_path):
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     run = subprocess.run([sys.executable, "-c", COMPILE, str(capability)], env=environment,
                          capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-2000:]
-    sizes = [int(line.split()[-1]) for line in run.stdout.splitlines()]
-    assert len(sizes) == 6 and min(sizes) > 1000
+    sizes = [tuple(map(int, line.split()[-2:])) for line in run.stdout.splitlines()]
+    assert len(sizes) == 6
+    assert all(cubin > 1000 and shared <= shared_bytes for cubin, shared in sizes), run.stdout

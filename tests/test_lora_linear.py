@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batches import DEVICE, Case, hard_cases, random_case, random_weights
-from lorakit import LoRABatchInfo, reference, runtime
+from lorakit import LoRABatchInfo, StaticLoRABatchInfo, reference, runtime
 from lorakit.adapters import LoRAWeights
 from lorakit.ops import lora_linear
 from lorakit.routing import route_by_adapter, route_by_request
@@ -16,21 +16,23 @@ from lorakit.routing import route_by_adapter, route_by_request
 pytestmark = pytest.mark.kernels
 ON_GPU = DEVICE.type == "cuda"
 
-# Relative to the whole output. 16-bit outputs are rounded once, to 2^-9 (bf16) or 2^-12 (fp16).
-TOLERANCE = {torch.float32: 1e-6, torch.float16: 5e-4, torch.bfloat16: 4e-3}
+# Of ‖base‖ + ‖LoRA‖. A 16-bit output is off by up to 2^-11 (fp16) or 2^-8 (bf16) of itself, and tf32
+# cuts h by up to 2^-10. An output of a few numbers can meet the worst case; a large one is far off it.
+TOLERANCE = {torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 6e-3}
 
 
 def error_of(case: Case, width: int, hidden: int, slice_sizes: tuple[int, ...],
              dtype: torch.dtype) -> float:
-    """‖lora_linear - reference‖ / ‖reference‖ with NaN in every unused row of every slot."""
+    """‖lora_linear - reference‖ / (‖base‖ + ‖LoRA‖), NaN in every unused row of every slot."""
     weights = random_weights(case.ranks, width, hidden, slice_sizes, dtype)
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(len(case.slots), hidden, generator=generator).to(dtype).to(DEVICE)
     base = torch.randn(len(case.slots), sum(slice_sizes), generator=generator).to(dtype).to(DEVICE)
     expected = reference.lora_linear(x, weights, case.slots, case.ranks, case.scalings, base)
+    scale = base.cpu().double().norm() + (expected - base.cpu().double()).norm()
     out = lora_linear(x, weights, route_by_adapter(*case.tensors()), base)
     assert out is base
-    return float((out.cpu().double() - expected).norm() / expected.norm())
+    return float((out.cpu().double() - expected).norm() / scale)
 
 
 @pytest.mark.parametrize("dtype", runtime.KERNEL_DTYPES, ids=str)
@@ -115,6 +117,20 @@ def test_a_rank_above_the_width_is_cut_to_the_width():
     assert torch.equal(lora_linear(x, weights, batch, base.clone()), expected)
 
 
+@pytest.mark.parametrize("static", [False, True])
+def test_a_batch_of_another_step_writes_no_row_but_its_own(static):
+    """Only the device knows how many tokens a batch covers: more than x has must do no harm."""
+    x, weights, base, token_slots, batch = prefill()
+    if static:
+        ints = torch.tensor(token_slots, dtype=torch.int32, device=DEVICE)
+        batch = route_by_adapter(ints, batch.lora_ranks, batch.scalings,
+                                 out=StaticLoRABatchInfo.empty(64, 3, DEVICE))
+    out = base.clone()
+    lora_linear(x[:9], weights, batch, out[:9])
+    assert torch.equal(out[9:], base[9:])
+    assert torch.equal(out[:9], lora_linear(x, weights, batch, base.clone())[:9])
+
+
 def bad_calls():
     x, weights, base, _, batch = prefill()
     every_other = torch.zeros(2 * x.shape[0], dtype=torch.int32, device=DEVICE)[::2]
@@ -137,6 +153,12 @@ def bad_calls():
         ("batch.weight_indices", ValueError, (x, weights, changed(num_segments=9), base)),
         ("batch.seg_indptr", TypeError,
          (x, weights, changed(seg_indptr=batch.seg_indptr.long()), base)),
+        ("batch.num_segments", ValueError, (x, weights, changed(num_segments=65_536), base)),
+        ("batch.num_segments", TypeError, (x, weights, changed(num_segments=5.0), base)),
+        ("batch.max_len", ValueError, (x, weights, changed(max_len=-1), base)),
+        ("batch.max_len", TypeError, (x, weights, changed(max_len=1.5), base)),
+        ("weights", ValueError, (x, LoRAWeights(weights.lora_a.to("meta"), weights.lora_b.to("meta"),
+                                                weights.slice_sizes), batch, base)),
         ("batch.permutation", ValueError,
          (x, weights, changed(permutation=every_other), base)),
         ("batch.permutation", ValueError,  # a batch of another step

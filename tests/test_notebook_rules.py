@@ -4,6 +4,7 @@ The last part runs pytest in a process of its own, over notebooks with planted f
 what the hooks in conftest.py add to nbval.
 """
 
+import contextlib
 import importlib.util
 import json
 import re
@@ -17,6 +18,7 @@ import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from tools import notebook_rules as rules
+from tools import record
 
 MACHINE = {"device": "NVIDIA H200", "torch": "2.11.0+cu130", "triton": "3.6.0"}
 
@@ -396,3 +398,41 @@ def test_one_process_on_a_gpu(monkeypatch):
     assert conftest.pytest_xdist_auto_num_workers(None) == 0
     monkeypatch.setattr(conftest, "HAS_GPU", False)
     assert conftest.pytest_xdist_auto_num_workers(None) is None
+
+
+def test_a_kernel_that_does_not_start_is_tried_again():
+    """Two kernels that start at the same time may choose the same port, and one of them dies."""
+    from conftest import start_patiently
+
+    for failures, expected in ((0, "kernel"), (2, "kernel"), (3, None)):
+        left = [failures]
+
+        def start(name):
+            left[0] -= 1
+            if left[0] >= 0:
+                raise RuntimeError("Kernel died before replying to kernel_info")
+            return name
+
+        if expected:
+            assert start_patiently("kernel", start=start) == expected
+        else:
+            with pytest.raises(RuntimeError, match="died"):
+                start_patiently("kernel", start=start)
+
+
+def test_recording_tries_again_too():
+    class Client:  # stands for nbclient's: its kernel starts at the last try, or never
+        def __init__(self, failures):
+            self.failures = failures
+
+        @contextlib.contextmanager
+        def setup_kernel(self):
+            self.failures -= 1
+            if self.failures >= 0:
+                raise RuntimeError("Kernel died before replying to kernel_info")
+            yield
+
+    with record.running_kernel(Client(2)):
+        pass
+    with pytest.raises(record.Refused, match="no kernel could be started: Kernel died"):
+        record.running_kernel(Client(3))

@@ -90,6 +90,31 @@ def test_slots_to_device_checks_the_values():
     for bad in (4, -2):
         with pytest.raises(ValueError, match=rf"slots\[1\] is {bad}"):
             slots_to_device([0, bad], 4, DEVICE)
+    for bad in (1.7, True, None, [1]):
+        with pytest.raises(TypeError, match=r"slots\[1\] must be an int"):
+            slots_to_device([0, bad], 4, DEVICE)
+
+
+@pytest.mark.parametrize("error, sizes", [
+    (ValueError, (0, 4)), (ValueError, (4, -1)), (TypeError, (4.5, 4)), (TypeError, (4, "4"))])
+def test_static_buffers_need_sizes(error, sizes):
+    with pytest.raises(error, match="max_tokens" if sizes[0] != 4 else "max_loras"):
+        StaticLoRABatchInfo.empty(*sizes, DEVICE)
+
+
+def test_out_must_be_static_buffers():
+    ones = torch.ones(4, device=DEVICE)
+    eager = route_by_adapter(ones.int(), ones.int(), ones)
+    for out in (eager, {}):
+        with pytest.raises(TypeError, match="out must be a StaticLoRABatchInfo"):
+            route_by_adapter(ones.int(), ones.int(), ones, out=out)
+
+
+@pytest.mark.parametrize("error, max_len", [(ValueError, -1), (TypeError, 1.5), (TypeError, True)])
+def test_max_len_must_be_a_size(error, max_len):
+    ones = torch.ones(4, device=DEVICE)
+    with pytest.raises(error, match="max_len"):
+        route_by_request(ones.int(), ones.int(), max_len, ones.int(), ones)
 
 
 def bad_inputs():

@@ -8,6 +8,7 @@ and the tests refuse the result.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -41,7 +42,7 @@ def run_cells(nb, folder: Path, draft: bool) -> dict[str, str]:
                             store_widget_state=False, extra_arguments=["--log-level=ERROR"],
                             resources={"metadata": {"path": str(folder)}})
     count = 0
-    with client.setup_kernel():
+    with running_kernel(client):
         for i, cell in enumerate(nb.cells):
             if cell.cell_type != "code":
                 continue
@@ -70,6 +71,18 @@ def run_cells(nb, folder: Path, draft: bool) -> dict[str, str]:
         except CellExecutionError as error:
             raise Refused(f"lorakit.runtime.describe(): {error.ename}: {error.evalue}") from None
         return json.loads(nb.cells.pop().outputs[-1].text)
+
+
+def running_kernel(client):
+    """The client's kernel as a context. Kernels that start at once may choose one port: try again."""
+    for _ in range(3):
+        stack = contextlib.ExitStack()
+        try:
+            stack.enter_context(client.setup_kernel())
+            return stack
+        except RuntimeError as error:
+            reason = str(error)
+    raise Refused(f"no kernel could be started: {reason}")
 
 
 def normalise(cell, count: int):

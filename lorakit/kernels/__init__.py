@@ -1,7 +1,4 @@
-"""The Triton kernels, one file each: the kernel and the function that launches it."""
+"""The Triton kernels, one file each: the kernel and the function that launches it.
 
-from lorakit import runtime  # before triton, see runtime
-from lorakit.kernels.expand import expand
-from lorakit.kernels.shrink import shrink
-
-__all__ = ["expand", "shrink"]
+`lorakit` must be imported before `triton`, see `lorakit.runtime`.
+"""

@@ -8,7 +8,7 @@ from lorakit.batch import LoRABatchInfo
 from lorakit.kernels.tiles import dot_precision, rank_block, token_block
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])  # one variant for every batch size
 def expand_kernel(
     h,                           # (num_tokens, num_slices, R) float32
     lora_b,                      # (max_loras, N, R), row-major, N = sum of the slices
@@ -18,6 +18,7 @@ def expand_kernel(
     lora_ranks,                  # (max_loras,) int32
     scalings,                    # (max_loras,) float32
     permutation,                 # (num_tokens,) int32, read only if PERMUTED
+    num_tokens,                  # rows of h and of out
     max_loras,                   # slots in lora_b; another slot is no adapter
     N,                           # output size, all slices together
     R,                           # width of a slot: the largest rank it can hold
@@ -59,6 +60,7 @@ def expand_kernel(
     places = first + tl.arange(0, BLOCK_T)
     is_token = places < end
     tokens = tl.load(permutation + places, mask=is_token, other=0) if PERMUTED else places
+    is_token &= (tokens >= 0) & (tokens < num_tokens)  # a batch of another step must not corrupt
     tokens = tokens.to(tl.int64)
     h_rows = h + (tokens[:, None] * len(SLICE_SIZES) + slice_id) * R
     b_rows = lora_b + (slot.to(tl.int64) * N + columns[None, :]) * R
@@ -82,9 +84,8 @@ def expand_kernel(
 
 def expand(h: torch.Tensor, lora_b: torch.Tensor, out: torch.Tensor, batch: LoRABatchInfo,
            slice_sizes: tuple[int, ...]) -> torch.Tensor:
-    """LoRA B for every token of a batch, scaled and added into `out` in place.
-
-    `ops.lora_linear` checks the arguments; this does not.
+    """LoRA B for every token of a batch, scaled and added into `out` in place: the second half of
+    `ops.lora_linear`, which checks the arguments. This raises no errors of its own.
 
     Args:
         h: (num_tokens, num_slices, R) float32, from `shrink`.
@@ -108,7 +109,8 @@ def expand(h: torch.Tensor, lora_b: torch.Tensor, out: torch.Tensor, batch: LoRA
     permuted = batch.permutation is not None
     expand_kernel[grid](
         h, lora_b, out, batch.seg_indptr, batch.weight_indices, batch.lora_ranks, batch.scalings,
-        batch.permutation if permuted else batch.seg_indptr, max_loras, out.shape[1], width,
+        batch.permutation if permuted else batch.seg_indptr,
+        out.shape[0], max_loras, out.shape[1], width,
         SLICE_SIZES=slice_sizes, PERMUTED=permuted, PRECISION=dot_precision(lora_b.dtype),
         BLOCK_T=block_t, BLOCK_N=block_n, BLOCK_R=rank_block(width))
     return out

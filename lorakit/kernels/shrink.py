@@ -5,10 +5,10 @@ import triton
 import triton.language as tl
 
 from lorakit.batch import LoRABatchInfo
-from lorakit.kernels.tiles import dot_precision, rank_block, token_block
+from lorakit.kernels.tiles import dot_precision, hidden_block, rank_block, token_block
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])  # one variant for every batch size
 def shrink_kernel(
     x,                         # (num_tokens, K), row-major
     lora_a,                    # (max_loras, num_slices, R, K), row-major
@@ -17,12 +17,13 @@ def shrink_kernel(
     weight_indices,            # (num_segments,) int32, slot of each segment
     lora_ranks,                # (max_loras,) int32
     permutation,               # (num_tokens,) int32, read only if PERMUTED
+    num_tokens,                # rows of x and of h
     max_loras,                 # slots in lora_a; another slot is no adapter
     K,                         # hidden size
     R,                         # width of a slot: the largest rank it can hold
     NUM_SLICES: tl.constexpr,  # stacked projections: 3 for q, k, v
     PERMUTED: tl.constexpr,    # tokens are reached through permutation
-    PRECISION: tl.constexpr,   # of the product; the sum is always float32
+    PRECISION: tl.constexpr,   # of a float32 product; a 16-bit one is exact, the sum is float32
     BLOCK_T: tl.constexpr,     # tokens of a tile
     BLOCK_R: tl.constexpr,     # ranks of a tile
     BLOCK_K: tl.constexpr,     # hidden elements of one step of the loop
@@ -45,6 +46,7 @@ def shrink_kernel(
     places = first + tl.arange(0, BLOCK_T)
     is_token = places < end
     tokens = tl.load(permutation + places, mask=is_token, other=0) if PERMUTED else places
+    is_token &= (tokens >= 0) & (tokens < num_tokens)  # a batch of another step must not corrupt
     tokens = tokens.to(tl.int64)
     ranks = rank_tile * BLOCK_R + tl.arange(0, BLOCK_R)
     is_rank = ranks < rank  # rows from `rank` on belong to nobody and may hold NaN
@@ -64,7 +66,8 @@ def shrink_kernel(
 
 
 def shrink(x: torch.Tensor, lora_a: torch.Tensor, batch: LoRABatchInfo) -> torch.Tensor:
-    """LoRA A for every token of a batch. `ops.lora_linear` checks the arguments; this does not.
+    """LoRA A for every token of a batch: the first half of `ops.lora_linear`, which checks the
+    arguments. This raises no errors of its own.
 
     Args:
         x: (num_tokens, K) float16, bfloat16 or float32.
@@ -89,7 +92,7 @@ def shrink(x: torch.Tensor, lora_a: torch.Tensor, batch: LoRABatchInfo) -> torch
     permuted = batch.permutation is not None
     shrink_kernel[grid](
         x, lora_a, h, batch.seg_indptr, batch.weight_indices, batch.lora_ranks,
-        batch.permutation if permuted else batch.seg_indptr, max_loras, hidden, width,
+        batch.permutation if permuted else batch.seg_indptr, num_tokens, max_loras, hidden, width,
         NUM_SLICES=num_slices, PERMUTED=permuted, PRECISION=dot_precision(x.dtype),
-        BLOCK_T=block_t, BLOCK_R=block_r, BLOCK_K=128)
+        BLOCK_T=block_t, BLOCK_R=block_r, BLOCK_K=hidden_block(x.dtype))
     return h

@@ -14,9 +14,17 @@ def rank_block(width: int) -> int:
     return min(64, max(16, triton.next_power_of_2(width)))
 
 
-def dot_precision(dtype: torch.dtype) -> str:
-    """How `tl.dot` multiplies: exactly for float32 input, by tf32 for what is 16 bits wide.
+def hidden_block(dtype: torch.dtype) -> int:
+    """Hidden elements of one step: 256 bytes of a row, so that two tiles of any dtype, read one
+    step ahead, fit the 99 KiB of shared memory that the smaller GPUs have.
+    """
+    return 64 if dtype == torch.float32 else 128
 
-    A 16-bit weight fits tf32 without loss (8 bits of exponent, 10 of mantissa).
+
+def dot_precision(dtype: torch.dtype) -> str:
+    """How `tl.dot` multiplies float32 tiles: exactly for float32 weights, else by tf32.
+
+    A 16-bit weight fits tf32 without loss (8 bits of exponent, 10 of mantissa). In expand the
+    other factor is the float32 h, of which tf32 keeps 10 bits, as many as float16 has.
     """
     return "ieee" if dtype == torch.float32 else "tf32"
