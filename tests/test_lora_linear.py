@@ -117,6 +117,21 @@ def test_a_rank_above_the_width_is_cut_to_the_width():
     assert torch.equal(lora_linear(x, weights, batch, base.clone()), expected)
 
 
+def test_a_segment_that_names_no_slot_does_nothing():
+    """Slots -1 and 3 of three: beside the tensors lies what would show if a kernel looked there."""
+    def inside(values, beside):
+        framed = torch.cat([torch.full_like(values[:1], beside), values,
+                            torch.full_like(values[:1], beside)])
+        return framed[1:-1]
+
+    x, weights, base, _, batch = prefill()
+    weights = LoRAWeights(inside(weights.lora_a, 1.0), inside(weights.lora_b, 1.0),
+                          weights.slice_sizes)
+    batch.lora_ranks, batch.scalings = inside(batch.lora_ranks, 16), inside(batch.scalings, 1.0)
+    batch.weight_indices = torch.tensor([-1, 3, -1, 3, -1], dtype=torch.int32, device=DEVICE)
+    assert torch.equal(lora_linear(x, weights, batch, base.clone()), base)
+
+
 @pytest.mark.parametrize("static", [False, True])
 def test_a_batch_of_another_step_writes_no_row_but_its_own(static):
     """Only the device knows how many tokens a batch covers: more than x has must do no harm."""
