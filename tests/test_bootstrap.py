@@ -230,7 +230,8 @@ def test_a_driver_too_old_is_a_warning(monkeypatch, tmp_path, capsys, purpose, l
 @pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 def test_make_lists_its_targets_and_stops_on_a_bad_python(monkeypatch):
     make = ["make", "--no-print-directory", "-C", str(ROOT)]
-    monkeypatch.delenv("MAKEFLAGS", raising=False)  # `make test TORCH=...` hands its choice down
+    for name in ("MAKEFLAGS", "TORCH", "PY", "ARGS"):  # `make test TORCH=...` hands its choice down
+        monkeypatch.delenv(name, raising=False)
     listed = subprocess.run(make, capture_output=True, text=True).stdout
     phony = re.search(r"(?m)^\.PHONY: (.*)", (ROOT / "Makefile").read_text()).group(1).split()
     assert re.findall(r"(?m)^  make (\S+) +\S", listed) == phony
