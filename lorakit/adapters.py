@@ -12,7 +12,6 @@ import torch
 
 from lorakit.batch import require, require_size
 
-
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 

@@ -59,7 +59,9 @@ def check_torch(version=torch.__version__) -> Row:
     return Row("ok" if good else "FAIL", version, "use torch from 2.11 up to, not including, 2.15")
 
 
-def check_triton(version=TRITON, torch_version=torch.__version__) -> Row:
+def check_triton(version=TRITON, torch_version=torch.__version__, platform=sys.platform) -> Row:
+    if not version and platform != "linux":
+        return Row("warn", "not installed", "published for Linux only: what needs kernels is skipped")
     pair = TRITON_FOR.get(series(torch_version))
     status = "FAIL" if not version else "ok" if series(version) == pair else "warn"
     wanted = "triton==%d.%d.*" % pair if pair else "triton"

@@ -29,8 +29,9 @@ def cycles_per_ms(device: int) -> float:
 def queue_work(ms: float) -> None:
     """Keep the current stream busy for about `ms` milliseconds.
 
-    The first call on a GPU measures its clock and synchronises; later ones do not. The delay is a kernel that spins and touches no memory, so what it stands for is any earlier
-    work in the stream. It cannot run inside a capture.
+    The first call on a GPU measures its clock and synchronises; later ones do not. The delay is a
+    kernel that spins and touches no memory, so it stands for any earlier work in the stream. It
+    cannot run inside a capture.
     """
     torch.cuda._sleep(int(ms * cycles_per_ms(torch.cuda.current_device())))
 

@@ -40,6 +40,15 @@ def test_the_instructors_minutes_are_the_chapters(chapter):
     assert f"| {title_of(chapter)} | {minutes[0]} | {minutes[1]} |" in table
 
 
+def test_the_instructors_plans_add_up():
+    said = (ROOT / "appendix" / "running.md").read_text()
+    reading, exercises = (sum(column) for column in zip(*(
+        map(int, re.search(r"\*\*Minutes:\*\* (\d+), and (\d+) more", text_of(c)).groups())
+        for c in CHAPTERS)))
+    assert f"without their exercises, {reading} minutes by the table" in said and reading <= 90
+    assert f"with their exercises, {reading + exercises} minutes by the table" in said
+
+
 def test_the_pages_name_the_machine_that_recorded_the_chapters():
     recorded = {(r["device"], r["torch"], r["triton"]) for chapter in CHAPTERS
                 for c in nbformat.read(chapter, 4).cells if (r := c.metadata.get("recorded"))}

@@ -41,6 +41,7 @@ for dtype, torch_dtype, permuted, slices, max_len, width in (
 """
 
 
+# The shared memory that a program may have there: 163, 99, 227 and 227 KiB.
 @pytest.mark.parametrize("capability, shared_bytes", [
     (80, 166_912), (86, 101_376), (90, 232_448), (100, 232_448)])
 def test_every_variant_compiles_and_fits(capability, shared_bytes, tmp_path):

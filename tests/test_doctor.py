@@ -86,6 +86,12 @@ def test_no_jupyter_kernel(monkeypatch):
     assert doctor.check_jupyter().status == "FAIL"
 
 
+def test_without_triton_only_linux_fails():
+    assert doctor.check_triton("", "2.13.0", "linux").status == "FAIL"
+    assert doctor.check_triton("", "2.13.0", "darwin").status == "warn"
+
+
+@pytest.mark.kernels
 def test_every_row_on_this_machine():
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     done = subprocess.run([sys.executable, "-m", "lorakit.doctor"], cwd=ROOT, capture_output=True,

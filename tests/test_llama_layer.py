@@ -5,6 +5,8 @@ import random
 import pytest
 import torch
 
+pytest.importorskip("lorakit.ops", reason="Triton is published for Linux only", exc_type=ImportError)
+
 from batches import DEVICE, random_weights
 from lorakit import NO_ADAPTER, StaticLoRABatchInfo, reference, slots_to_device
 from lorakit.ops import lora_linear

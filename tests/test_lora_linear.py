@@ -7,6 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+pytest.importorskip("lorakit.ops", reason="Triton is published for Linux only", exc_type=ImportError)
+
 from batches import DEVICE, Case, hard_cases, random_case, random_weights
 from lorakit import LoRABatchInfo, StaticLoRABatchInfo, reference, runtime
 from lorakit.adapters import LoRAWeights

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from lorakit import runtime
@@ -25,6 +26,7 @@ def test_without_a_gpu_the_interpreter_is_chosen_before_triton_loads():
     assert in_a_fresh_process(code, CUDA_VISIBLE_DEVICES="-1") == "True cpu False"
 
 
+@pytest.mark.kernels
 def test_without_the_interpreter_cpu_tensors_are_refused_in_a_sentence():
     code = """if 1:
         import torch

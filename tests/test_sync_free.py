@@ -11,6 +11,8 @@ import random
 import pytest
 import torch
 
+pytest.importorskip("lorakit.ops", reason="Triton is published for Linux only", exc_type=ImportError)
+
 from batches import DEVICE, Case, hard_cases, random_case, random_weights
 from lorakit import StaticLoRABatchInfo, reference, routing, slots_to_device, timing
 from lorakit.ops import lora_linear
