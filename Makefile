@@ -24,7 +24,7 @@ SETUP = @python=$$(command -v python3 || command -v python3.13 || command -v pyt
 	"$$python" tools/bootstrap.py --py "$(PY)" --torch "$(TORCH)" --for
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve test notebooks doctor clean
+.PHONY: help book serve test notebooks bench doctor clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\	/p' Makefile | while IFS='	' read -r target text; do \
@@ -52,6 +52,10 @@ notebooks: ## execute the chapters on a GPU and record their outputs
 	$(SETUP) notebooks
 	@"$(PYTHON)" tools/record.py $(ARGS)
 	@"$(PYTHON)" tools/picture.py
+
+bench: ## measure on a GPU and write benchmarks/results
+	$(SETUP) bench
+	@"$(PYTHON)" -m benchmarks.routing $(ARGS)
 
 doctor: ## check this machine before a workshop
 	$(SETUP) doctor

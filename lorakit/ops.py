@@ -42,7 +42,7 @@ def lora_linear(x: torch.Tensor, weights: LoRAWeights, batch: LoRABatchInfo,
         raise TypeError(f"batch must be a LoRABatchInfo, got {type(batch).__name__}")
     max_loras, _, _, hidden = weights.lora_a.shape
     device = weights.lora_a.device
-    require_usable(device)
+    runtime.require_usable(device, "weights")
     require(x, "x", runtime.KERNEL_DTYPES, device, ndim=2)
     require(x, "x", weights.lora_a.dtype, device, shape=(x.shape[0], hidden))
     require(base_output, "base_output", x.dtype, device,
@@ -64,21 +64,3 @@ def lora_linear(x: torch.Tensor, weights: LoRAWeights, batch: LoRABatchInfo,
 
     h = shrink(x, weights.lora_a, batch)
     return expand(h, weights.lora_b, base_output, batch, weights.slice_sizes)
-
-
-def require_usable(device: torch.device) -> None:
-    """Check that a kernel launched now would run where the weights lie. Does not synchronise.
-
-    Raises:
-        ValueError: for a device other than the CPU or the current GPU.
-        RuntimeError: for the CPU where Triton does not interpret.
-    """
-    if device.type == "cpu":
-        if not runtime.INTERPRETED:
-            raise RuntimeError("weights are on the CPU, where kernels need Triton's interpreter: "
-                               "import lorakit before triton, on a machine without a GPU")
-    elif device.type != "cuda":
-        raise ValueError(f"weights must be on a GPU or on the CPU, got {device}")
-    elif device.index != torch.cuda.current_device():
-        raise ValueError(f"weights are on {device}, and kernels launch on the current GPU, "
-                         f"cuda:{torch.cuda.current_device()}: use torch.cuda.device")

@@ -2,15 +2,21 @@
 
 Two ways to cut a batch. One segment a request keeps the tokens where they are; one segment an
 adapter sorts them, so that the work grows with the adapters and not with the requests (SGLang
-#22386). Chapter *From requests to segments* derives both; *The seg_indptr sync bug* tells what
-one careless line in the second one cost (SGLang #23738).
+#22386). Chapter *From requests to segments* derives both, *Routing on the device* the kernel of the
+second; *The seg_indptr sync bug* tells what one careless line in it cost (SGLang #23738).
 
 Nothing here synchronises with the host, and everything can be captured.
 """
 
 import torch
 
+from lorakit import runtime
 from lorakit.batch import LoRABatchInfo, StaticLoRABatchInfo, require, require_size
+
+try:
+    from lorakit.kernels.route import MAX_TOKENS, route
+except ImportError:  # Triton is published for Linux only
+    MAX_TOKENS, route = 0, None
 
 SIGN_BIT_OFF = 0x7FFFFFFF
 
@@ -51,8 +57,7 @@ def route_by_adapter(weight_indices: torch.Tensor, lora_ranks: torch.Tensor,
 
     Args:
         weight_indices: (num_tokens,) int32, slot of each token, or NO_ADAPTER. Another value
-            that is no slot counts as NO_ADAPTER too (from -2**31 + max_loras on, where clearing
-            the sign bit would make a slot of it): the device cannot raise an error without
+            that is no slot counts as NO_ADAPTER too: the device cannot raise an error without
             making the host wait. `batch.slots_to_device` checks values where that is free. In
             prefill, repeat each request's slot for its tokens with
             `torch.repeat_interleave(slots, seg_lens, output_size=num_tokens)`.
@@ -62,20 +67,44 @@ def route_by_adapter(weight_indices: torch.Tensor, lora_ranks: torch.Tensor,
             capture, pass the buffers' own tensors, so that `out.copy_from` has the last word.
             None makes fresh tensors, with max_len = num_tokens.
 
-    All on one device. The sort is stable, so the result is a function of the input alone. Tokens
-    without an adapter come last and belong to no segment. Does not synchronise; the form with
-    `out` allocates only temporaries and can be captured.
+    All on one device. On a GPU one kernel for up to 8192 tokens; past that, and on a CPU,
+    `route_by_adapter_torch`. The sort is stable, so the result is a function of the input alone.
+    Tokens without an adapter come last and belong to no segment. Does not synchronise and can be
+    captured; the kernel with `out` allocates nothing. Chapter *Routing on the device* derives it.
 
     Raises:
         TypeError, ValueError: naming the argument, before any launch.
     """
-    check_slots(lora_ranks, scalings)
+    check_batch(weight_indices, lora_ranks, scalings, out)
     device = lora_ranks.device
-    require(weight_indices, "weight_indices", torch.int32, device, ndim=1)
     tokens, loras = weight_indices.numel(), lora_ranks.numel()
-    if out is not None:
-        check_room(out, tokens, loras, device)
+    if device.type != "cuda" or route is None or tokens > MAX_TOKENS:
+        return route_by_adapter_torch(weight_indices, lora_ranks, scalings, out)
+    runtime.require_usable(device, "lora_ranks")
+    if out is None:
+        ints = {"dtype": torch.int32, "device": device}
+        out = LoRABatchInfo(
+            bs=loras, use_cuda_graph=False, num_segments=loras,
+            seg_lens=torch.empty(loras, **ints), seg_indptr=torch.empty(loras + 1, **ints),
+            max_len=tokens, weight_indices=torch.empty(loras, **ints),
+            lora_ranks=lora_ranks, scalings=scalings, permutation=torch.empty(tokens, **ints))
+    route(weight_indices, lora_ranks, scalings, out)
+    return out
 
+
+def route_by_adapter_torch(weight_indices: torch.Tensor, lora_ranks: torch.Tensor,
+                           scalings: torch.Tensor,
+                           out: StaticLoRABatchInfo | None = None) -> LoRABatchInfo:
+    """`route_by_adapter` in PyTorch operations: the readable twin, and an oracle for the kernel.
+
+    Arguments, result and errors are those of `route_by_adapter`, on any device. A value that is
+    no slot must be above -2**31 + max_loras, or clearing its sign bit would make a slot of it;
+    such tokens are sorted among themselves, before those with NO_ADAPTER. Over a dozen launches,
+    some with temporaries. Does not synchronise and can be captured.
+    """
+    check_batch(weight_indices, lora_ranks, scalings, out)
+    device = lora_ranks.device
+    tokens, loras = weight_indices.numel(), lora_ranks.numel()
     # With the sign bit off, NO_ADAPTER (-1) becomes the largest int32 and sorts last.
     keys = weight_indices.bitwise_and(SIGN_BIT_OFF)
     permutation = torch.argsort(keys, stable=True)
@@ -103,6 +132,18 @@ def route_by_adapter(weight_indices: torch.Tensor, lora_ranks: torch.Tensor,
     out.lora_ranks[:loras].copy_(lora_ranks)
     out.scalings[:loras].copy_(scalings)
     return out
+
+
+def check_batch(weight_indices: torch.Tensor, lora_ranks: torch.Tensor, scalings: torch.Tensor,
+                out: StaticLoRABatchInfo | None) -> None:
+    """Check what a routing by adapter takes.
+
+    Does not synchronise. Raises TypeError or ValueError, naming the argument.
+    """
+    check_slots(lora_ranks, scalings)
+    require(weight_indices, "weight_indices", torch.int32, lora_ranks.device, ndim=1)
+    if out is not None:
+        check_room(out, weight_indices.numel(), lora_ranks.numel(), lora_ranks.device)
 
 
 def check_slots(lora_ranks: torch.Tensor, scalings: torch.Tensor) -> None:

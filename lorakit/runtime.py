@@ -38,3 +38,23 @@ def describe() -> dict[str, str]:
         triton_version = "none"
     name = torch.cuda.get_device_name() if device().type == "cuda" else "CPU"
     return {"device": name, "torch": torch.__version__, "triton": triton_version}
+
+
+def require_usable(device: torch.device, name: str) -> None:
+    """Check that a kernel launched now would run where the tensors called `name` lie.
+
+    Does not synchronise.
+
+    Raises:
+        ValueError: for a device other than the CPU or the current GPU.
+        RuntimeError: for the CPU where Triton does not interpret.
+    """
+    if device.type == "cpu":
+        if not INTERPRETED:
+            raise RuntimeError(f"{name} are on the CPU, where kernels need Triton's interpreter: "
+                               "import lorakit before triton, on a machine without a GPU")
+    elif device.type != "cuda":
+        raise ValueError(f"{name} must be on a GPU or on the CPU, got {device}")
+    elif device.index != torch.cuda.current_device():
+        raise ValueError(f"{name} are on {device}, and kernels launch on the current GPU, "
+                         f"cuda:{torch.cuda.current_device()}: use torch.cuda.device")

@@ -16,8 +16,10 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from lorakit.kernels.expand import expand_kernel
+from lorakit.kernels.route import route_kernel
 from lorakit.kernels.shrink import shrink_kernel
-from lorakit.kernels.tiles import dot_precision, hidden_block, rank_block, token_block
+from lorakit.kernels.tiles import (
+    dot_precision, hidden_block, hidden_splits, rank_block, token_block)
 
 ints = ("seg_indptr", "weight_indices", "lora_ranks", "permutation")
 for dtype, torch_dtype, permuted, slices, max_len, width in (
@@ -25,7 +27,8 @@ for dtype, torch_dtype, permuted, slices, max_len, width in (
         ("fp16", torch.float16, False, (64,), 4096, 64),
         ("fp32", torch.float32, True, (14336, 14336), 4096, 64)):  # the largest tiles
     common = {"PERMUTED": permuted, "PRECISION": dot_precision(torch_dtype),
-              "BLOCK_T": token_block(max_len), "BLOCK_R": rank_block(width)}
+              "BLOCK_T": token_block(max_len), "BLOCK_R": rank_block(width),
+              "SPLITS": hidden_splits(4096, hidden_block(torch_dtype), max_len)}
     kernels = {
         shrink_kernel: {**common, "NUM_SLICES": len(slices), "BLOCK_K": hidden_block(torch_dtype)},
         expand_kernel: {**common, "SLICE_SIZES": slices, "BLOCK_N": 128},
@@ -38,6 +41,16 @@ for dtype, torch_dtype, permuted, slices, max_len, width in (
         compiled = triton.compile(ASTSource(kernel, signature, constants),
                                   target=GPUTarget("cuda", int(sys.argv[1]), 32))
         print(kernel.__name__, dtype, len(compiled.asm["cubin"]), compiled.metadata.shared)
+for rows, warps in ((8, 4), (256, 8)):
+    constants = {"COPY_SLOTS": True, "ROWS": rows, "COLUMNS": 32}
+    types = {name: "i32" for name in ("num_tokens", "max_loras")} | {
+        name: "*fp32" for name in ("slot_scalings", "scalings")}
+    signature = {name: "constexpr" if name in constants else types.get(name, "*i32")
+                 for name in route_kernel.arg_names}
+    compiled = triton.compile(ASTSource(route_kernel, signature, constants),
+                              target=GPUTarget("cuda", int(sys.argv[1]), 32),
+                              options={"num_warps": warps})
+    print(route_kernel.__name__, rows, len(compiled.asm["cubin"]), compiled.metadata.shared)
 """
 
 
@@ -50,5 +63,5 @@ def test_every_variant_compiles_and_fits(capability, shared_bytes, tmp_path):
                          capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-2000:]
     sizes = [tuple(map(int, line.split()[-2:])) for line in run.stdout.splitlines()]
-    assert len(sizes) == 6
+    assert len(sizes) == 8
     assert all(cubin > 1000 and shared <= shared_bytes for cubin, shared in sizes), run.stdout

@@ -51,6 +51,7 @@ def test_hard_case(name, dtype):
     (2049 if ON_GPU else 229, (64, 64), 64, 17),
     (12345 if ON_GPU else 131, (228,), 96, 5),  # a slot wider than one tile of ranks
     (64, (32,), 256, 9),
+    (2560 if ON_GPU else 300, (64,), 128, 33),  # more parts of K than one
     (48, (40,), 16, 300),  # above the length where tiles of tokens grow
 ])
 def test_any_shape(hidden, slice_sizes, width, tokens, dtype):
@@ -66,6 +67,38 @@ def test_any_shape(hidden, slice_sizes, width, tokens, dtype):
 def test_random_batch(rng, hidden, width, slice_sizes, dtype):
     case = random_case(rng, 40, 6, width)
     assert error_of(case, width, hidden, tuple(slice_sizes), dtype) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", runtime.KERNEL_DTYPES, ids=str)
+def test_many_adapters_of_every_rank(dtype):
+    """128 slots on a GPU, their ranks from 0 to the width, one token each and some without."""
+    loras, width = (128, 64) if ON_GPU else (24, 16)
+    slots = [slot if slot % 9 else -1 for slot in range(loras)]
+    case = Case(slots[::-1], [slot % (width + 1) for slot in range(loras)], [0.25, 2.0] * (loras // 2))
+    assert error_of(case, width, 129, (40, 24), dtype) < TOLERANCE[dtype]
+
+
+@given(st.data())
+@settings(max_examples=40 if ON_GPU else 15, deadline=None)
+def test_views_into_larger_tensors(data):
+    """Contiguous, but not at an aligned address: Triton must not compile for one that it saw."""
+    dtype = data.draw(st.sampled_from(runtime.KERNEL_DTYPES))
+    case = random_case(data.draw(st.randoms(use_true_random=False)), 20, 3)
+    hidden, outputs = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 40))
+
+    def view(tensor):
+        offset = data.draw(st.integers(0, 9))
+        room = torch.full((tensor.numel() + offset,), float("nan"), dtype=tensor.dtype, device=DEVICE)
+        room[offset:] = tensor.flatten()
+        return room[offset:].view(tensor.shape)
+
+    weights = random_weights(case.ranks, 16, hidden, (outputs,), dtype)
+    shifted = LoRAWeights(view(weights.lora_a), view(weights.lora_b), (outputs,))
+    x = torch.randn(len(case.slots), hidden, device=DEVICE).to(dtype)
+    base = torch.randn(len(case.slots), outputs, device=DEVICE).to(dtype)
+    batch = route_by_adapter(*case.tensors())
+    expected = lora_linear(x, weights, batch, base.clone())
+    assert torch.equal(lora_linear(view(x), shifted, batch, view(base)), expected)
 
 
 def prefill() -> tuple[torch.Tensor, LoRAWeights, torch.Tensor, list[int], LoRABatchInfo]:

@@ -22,14 +22,15 @@ FIXED_LINE = "out.seg_indptr[0:1].zero_()"
 
 
 def routing_with(line: str):
-    """`route_by_adapter` as it stands in the package, with that one line replaced."""
-    source = inspect.getsource(routing.route_by_adapter)
+    """`route_by_adapter_torch` as it stands in the package, with that one line replaced."""
+    source = inspect.getsource(routing.route_by_adapter_torch)
     assert source.count(FIXED_LINE) == 1, "the line that these tests are about has moved"
     namespace = dict(vars(routing))
     exec(source.replace(FIXED_LINE, line), namespace)
-    return namespace["route_by_adapter"]
+    return namespace["route_by_adapter_torch"]
 
 
+FORMS = {"kernel": routing.route_by_adapter, "torch": routing.route_by_adapter_torch}
 BUGGY = routing_with("out.seg_indptr[0] = 0")
 DELETED = routing_with("pass")
 
@@ -75,7 +76,7 @@ def check_replays(static, graph, cases: list[Case], poisoned: bool = True) -> No
         tokens, loras = len(case.slots), len(case.ranks)
         found = {"permutation": static.permutation[:tokens], "seg_lens": static.seg_lens[:loras],
                  "seg_indptr": static.seg_indptr[:loras + 1]}
-        eager = routing.route_by_adapter(weight_indices, lora_ranks, scalings)
+        eager = routing.route_by_adapter_torch(weight_indices, lora_ranks, scalings)
         expected = reference.route_by_adapter(case.slots, loras)
         for name, tensor in found.items():
             assert torch.equal(tensor, getattr(eager, name)), name
@@ -87,8 +88,9 @@ def check_replays(static, graph, cases: list[Case], poisoned: bool = True) -> No
 
 
 @pytest.mark.gpu
-def test_replays_equal_eager_and_the_reference():
-    check_replays(*captured(routing.route_by_adapter), batches())
+@pytest.mark.parametrize("form", FORMS)
+def test_replays_equal_eager_and_the_reference(form):
+    check_replays(*captured(FORMS[form]), batches())
 
 
 @pytest.mark.gpu
@@ -118,8 +120,8 @@ def steps(route) -> dict:
     lens = torch.ones_like(inputs[0])
     batch = routing.route_by_adapter(*inputs)
     return {
-        "route_by_adapter": lambda: route(*inputs),
-        "route_by_adapter into static buffers": lambda: route(*inputs, out=static),
+        "route": lambda: route(*inputs),
+        "route into static buffers": lambda: route(*inputs, out=static),
         "route_by_request": lambda: routing.route_by_request(
             inputs[0], lens, 1, inputs[1], inputs[2]),
         "copy_from": lambda: static.copy_from(*inputs),
@@ -128,8 +130,8 @@ def steps(route) -> dict:
     }
 
 
-STEPS = ["route_by_adapter", "route_by_adapter into static buffers", "route_by_request",
-         "copy_from", "slots_to_device", "lora_linear"]
+STEPS = ["route", "route into static buffers", "route_by_request", "copy_from", "slots_to_device",
+         "lora_linear"]
 
 
 def check_sync_debug_mode(call) -> None:
@@ -162,11 +164,18 @@ def test_no_step_waits_for_the_gpu(name, witness):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("witness", [check_sync_debug_mode, check_host_runs_ahead])
+@pytest.mark.parametrize("name", STEPS[:2])
+def test_the_torch_form_does_not_wait_either(name, witness):
+    witness(steps(routing.route_by_adapter_torch)[name])
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("witness, error", [
     (check_sync_debug_mode, RuntimeError), (check_host_runs_ahead, AssertionError)])
 def test_the_old_line_is_caught_by_both_witnesses(witness, error):
     with pytest.raises(error):
-        witness(steps(BUGGY)["route_by_adapter into static buffers"])
+        witness(steps(BUGGY)["route into static buffers"])
 
 
 def test_on_a_cpu_the_old_line_cannot_be_told_from_the_new():
@@ -174,7 +183,7 @@ def test_on_a_cpu_the_old_line_cannot_be_told_from_the_new():
     for case in batches()[:40]:
         static = [StaticLoRABatchInfo.empty(MAX_TOKENS, MAX_LORAS, "cpu") for _ in range(2)]
         inputs = case.tensors("cpu")
-        for route, buffers in zip((BUGGY, routing.route_by_adapter), static):
+        for route, buffers in zip((BUGGY, routing.route_by_adapter_torch), static):
             poison(buffers)
             route(*inputs, out=buffers)
         for name in ("seg_lens", "seg_indptr", "permutation"):

@@ -32,6 +32,7 @@ LIBRARIES = ["torch", "numpy", "matplotlib"] + ["triton"] * (sys.platform == "li
 NEEDS = {
     "book": ["jupyter_book", "sphinx_exercise", "sphinxcontrib.bibtex", "sphinx-mathjax-offline"],
     "test": LIBRARIES + ["pytest", "xdist", "nbval", "nbclient", "ipykernel", "hypothesis"],
+    "bench": LIBRARIES,
     "notebooks": LIBRARIES + ["nbclient", "ipykernel"],
     "doctor": ["torch"],
 }

@@ -10,7 +10,7 @@ from lorakit.kernels.tiles import dot_precision, rank_block, token_block
 
 @triton.jit(do_not_specialize=["num_tokens"])  # one variant for every batch size
 def expand_kernel(
-    h,                           # (num_tokens, num_slices, R) float32
+    h,                           # (SPLITS, num_tokens, num_slices, R) float32, to be added up
     lora_b,                      # (max_loras, N, R), row-major, N = sum of the slices
     out,                         # (num_tokens, N), row-major, read and written
     seg_indptr,                  # (num_segments + 1,) int32
@@ -22,6 +22,7 @@ def expand_kernel(
     max_loras,                   # slots in lora_b; another slot is no adapter
     N,                           # output size, all slices together
     R,                           # width of a slot: the largest rank it can hold
+    SPLITS: tl.constexpr,        # planes of h
     SLICE_SIZES: tl.constexpr,   # output size of each stacked projection, a tuple
     PERMUTED: tl.constexpr,      # tokens are reached through permutation
     PRECISION: tl.constexpr,     # of the product; the sum is always float32
@@ -63,14 +64,17 @@ def expand_kernel(
     is_token &= (tokens >= 0) & (tokens < num_tokens)  # a batch of another step must not corrupt
     tokens = tokens.to(tl.int64)
     h_rows = h + (tokens[:, None] * len(SLICE_SIZES) + slice_id) * R
+    plane_size = num_tokens.to(tl.int64) * len(SLICE_SIZES) * R
     b_rows = lora_b + (slot.to(tl.int64) * N + columns[None, :]) * R
 
     acc = tl.zeros((BLOCK_T, BLOCK_N), dtype=tl.float32)
     for r in range(0, rank, BLOCK_R):
         ranks = r + tl.arange(0, BLOCK_R)
         is_rank = ranks < rank  # columns from `rank` on belong to nobody and may hold NaN
-        h_tile = tl.load(h_rows + ranks[None, :],
-                         mask=is_token[:, None] & is_rank[None, :], other=0.0)
+        is_h = is_token[:, None] & is_rank[None, :]
+        h_tile = tl.load(h_rows + ranks[None, :], mask=is_h, other=0.0)
+        for plane in tl.static_range(1, SPLITS):  # in this order every time
+            h_tile += tl.load(h_rows + plane * plane_size + ranks[None, :], mask=is_h, other=0.0)
         b_tile = tl.load(b_rows + ranks[:, None],
                          mask=is_rank[:, None] & is_column[None, :], other=0.0)
         acc = tl.dot(h_tile, b_tile.to(tl.float32), acc, input_precision=PRECISION)
@@ -88,7 +92,7 @@ def expand(h: torch.Tensor, lora_b: torch.Tensor, out: torch.Tensor, batch: LoRA
     `ops.lora_linear`, which checks the arguments. This raises no errors of its own.
 
     Args:
-        h: (num_tokens, num_slices, R) float32, from `shrink`.
+        h: (splits, num_tokens, num_slices, R) float32, from `shrink`.
         lora_b: (max_loras, N, R) float16, bfloat16 or float32.
         out: (num_tokens, N), of lora_b's dtype. Rows of tokens without an adapter stay as they are.
         batch: the segments.
@@ -98,7 +102,7 @@ def expand(h: torch.Tensor, lora_b: torch.Tensor, out: torch.Tensor, batch: LoRA
         out.
 
     One launch, no allocation, no synchronisation. Each element of out is written by one program,
-    so the same input gives the same bits.
+    so the same input gives the same bits. Chapter *Expand* derives it.
     """
     max_loras, _, width = lora_b.shape
     block_t, block_n = token_block(batch.max_len), 128
@@ -111,6 +115,6 @@ def expand(h: torch.Tensor, lora_b: torch.Tensor, out: torch.Tensor, batch: LoRA
         h, lora_b, out, batch.seg_indptr, batch.weight_indices, batch.lora_ranks, batch.scalings,
         batch.permutation if permuted else batch.seg_indptr,
         out.shape[0], max_loras, out.shape[1], width,
-        SLICE_SIZES=slice_sizes, PERMUTED=permuted, PRECISION=dot_precision(lora_b.dtype),
+        SPLITS=h.shape[0], SLICE_SIZES=slice_sizes, PERMUTED=permuted, PRECISION=dot_precision(lora_b.dtype),
         BLOCK_T=block_t, BLOCK_N=block_n, BLOCK_R=rank_block(width))
     return out

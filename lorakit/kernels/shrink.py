@@ -5,14 +5,15 @@ import triton
 import triton.language as tl
 
 from lorakit.batch import LoRABatchInfo
-from lorakit.kernels.tiles import dot_precision, hidden_block, rank_block, token_block
+from lorakit.kernels.tiles import (
+    dot_precision, hidden_block, hidden_splits, rank_block, token_block)
 
 
 @triton.jit(do_not_specialize=["num_tokens"])  # one variant for every batch size
 def shrink_kernel(
     x,                         # (num_tokens, K), row-major
     lora_a,                    # (max_loras, num_slices, R, K), row-major
-    h,                         # (num_tokens, num_slices, R) float32, written
+    h,                         # (SPLITS, num_tokens, num_slices, R) float32, written
     seg_indptr,                # (num_segments + 1,) int32
     weight_indices,            # (num_segments,) int32, slot of each segment
     lora_ranks,                # (max_loras,) int32
@@ -21,6 +22,7 @@ def shrink_kernel(
     max_loras,                 # slots in lora_a; another slot is no adapter
     K,                         # hidden size
     R,                         # width of a slot: the largest rank it can hold
+    SPLITS: tl.constexpr,      # parts that K is cut into, each summed by its own program
     NUM_SLICES: tl.constexpr,  # stacked projections: 3 for q, k, v
     PERMUTED: tl.constexpr,    # tokens are reached through permutation
     PRECISION: tl.constexpr,   # of a float32 product; a 16-bit one is exact, the sum is float32
@@ -28,7 +30,7 @@ def shrink_kernel(
     BLOCK_R: tl.constexpr,     # ranks of a tile
     BLOCK_K: tl.constexpr,     # hidden elements of one step of the loop
 ):
-    # One program: BLOCK_T tokens of one segment, BLOCK_R ranks of one slice, all of K.
+    # One program: BLOCK_T tokens of one segment, BLOCK_R ranks of one slice, one part of K.
     segment = tl.program_id(2)
     first = tl.load(seg_indptr + segment) + tl.program_id(0) * BLOCK_T
     end = tl.load(seg_indptr + segment + 1)
@@ -38,10 +40,11 @@ def shrink_kernel(
     if (slot < 0) | (slot >= max_loras):
         return
     rank = tl.minimum(tl.load(lora_ranks + slot), R)
-    rank_tile = tl.program_id(1) // NUM_SLICES
+    split = tl.program_id(1) % SPLITS
+    slice_id = tl.program_id(1) // SPLITS % NUM_SLICES
+    rank_tile = tl.program_id(1) // (SPLITS * NUM_SLICES)
     if rank_tile * BLOCK_R >= rank:
         return
-    slice_id = tl.program_id(1) % NUM_SLICES
 
     places = first + tl.arange(0, BLOCK_T)
     is_token = places < end
@@ -53,7 +56,8 @@ def shrink_kernel(
     a_rows = lora_a + ((slot.to(tl.int64) * NUM_SLICES + slice_id) * R + ranks[None, :]) * K
 
     acc = tl.zeros((BLOCK_T, BLOCK_R), dtype=tl.float32)
-    for k in range(0, K, BLOCK_K):
+    part = tl.cdiv(tl.cdiv(K, BLOCK_K), SPLITS) * BLOCK_K
+    for k in range(split * part, tl.minimum((split + 1) * part, K), BLOCK_K):
         ks = k + tl.arange(0, BLOCK_K)
         is_k = ks < K
         x_tile = tl.load(x + tokens[:, None] * K + ks[None, :],
@@ -61,7 +65,8 @@ def shrink_kernel(
         a_tile = tl.load(a_rows + ks[:, None], mask=is_k[:, None] & is_rank[None, :], other=0.0)
         acc = tl.dot(x_tile, a_tile, acc, input_precision=PRECISION)
 
-    h_rows = h + (tokens[:, None] * NUM_SLICES + slice_id) * R
+    # A plane for each part of K, which expand adds up: no atomics, so the same bits every time.
+    h_rows = h + ((split * num_tokens + tokens[:, None]) * NUM_SLICES + slice_id) * R
     tl.store(h_rows + ranks[None, :], acc, mask=is_token[:, None] & is_rank[None, :])
 
 
@@ -75,24 +80,26 @@ def shrink(x: torch.Tensor, lora_a: torch.Tensor, batch: LoRABatchInfo) -> torch
         batch: the segments.
 
     Returns:
-        h: (num_tokens, num_slices, R) float32. Only the ranks that a token's adapter has are
-        written; the rest is uninitialised memory, and `expand` never reads it.
+        h: (splits, num_tokens, num_slices, R) float32 partial sums, one plane for each part of K.
+        Only the ranks that a token's adapter has are written; the rest is uninitialised memory,
+        and `expand` never reads it.
 
-    One launch, one allocation, no synchronisation. Each element of h is summed by one program
-    in a fixed order, so the same input gives the same bits.
+    One launch, one allocation, no synchronisation. Each element of a plane is summed by one program
+    in a fixed order, so the same input gives the same bits. Chapter *Shrink* derives it.
     """
     num_tokens, hidden = x.shape
     max_loras, num_slices, width, _ = lora_a.shape
-    h = torch.empty((num_tokens, num_slices, width), dtype=torch.float32, device=x.device)
-    block_t, block_r = token_block(batch.max_len), rank_block(width)
+    block_t, block_r, block_k = token_block(batch.max_len), rank_block(width), hidden_block(x.dtype)
+    splits = hidden_splits(hidden, block_k, batch.max_len)
+    h = torch.empty((splits, num_tokens, num_slices, width), dtype=torch.float32, device=x.device)
     grid = (triton.cdiv(batch.max_len, block_t),
-            num_slices * triton.cdiv(width, block_r), batch.num_segments)
+            splits * num_slices * triton.cdiv(width, block_r), batch.num_segments)
     if 0 in grid:
         return h
     permuted = batch.permutation is not None
     shrink_kernel[grid](
         x, lora_a, h, batch.seg_indptr, batch.weight_indices, batch.lora_ranks,
         batch.permutation if permuted else batch.seg_indptr, num_tokens, max_loras, hidden, width,
-        NUM_SLICES=num_slices, PERMUTED=permuted, PRECISION=dot_precision(x.dtype),
-        BLOCK_T=block_t, BLOCK_R=block_r, BLOCK_K=hidden_block(x.dtype))
+        SPLITS=splits, NUM_SLICES=num_slices, PERMUTED=permuted,
+        PRECISION=dot_precision(x.dtype), BLOCK_T=block_t, BLOCK_R=block_r, BLOCK_K=block_k)
     return h

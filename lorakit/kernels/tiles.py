@@ -21,6 +21,14 @@ def hidden_block(dtype: torch.dtype) -> int:
     return 64 if dtype == torch.float32 else 128
 
 
+def hidden_splits(hidden: int, block_k: int, max_len: int) -> int:
+    """Parts that shrink cuts the hidden size into: 8 in decode, where a handful of segments would
+    leave most of the GPU idle, but no part shorter than one step; 1 in prefill, which has programs
+    enough. Fewer planes cost expand less; chapter *Shrink* measures both sides.
+    """
+    return min(8, triton.cdiv(hidden, block_k)) if max_len <= 256 else 1
+
+
 def dot_precision(dtype: torch.dtype) -> str:
     """How `tl.dot` multiplies float32 tiles: exactly for float32 weights, else by tf32.
 

@@ -1,0 +1,89 @@
+"""Route: one launch that sorts a batch's tokens by adapter and cuts them into segments."""
+
+import torch
+import triton
+import triton.language as tl
+
+from lorakit.batch import LoRABatchInfo
+
+MAX_TOKENS = 8192  # a program holds every token's slot in registers
+COMPILED = {}  # variant -> what Triton compiled for it
+
+
+# One variant for a range of sizes; only token_slots is read in vectors, which needs alignment.
+@triton.jit(do_not_specialize=["num_tokens", "max_loras"], do_not_specialize_on_alignment=[
+    "slot_ranks", "slot_scalings", "seg_lens", "seg_indptr", "permutation", "weight_indices",
+    "lora_ranks", "scalings"])
+def route_kernel(
+    token_slots,               # (num_tokens,) int32, slot of each token; no slot, no adapter
+    slot_ranks,                # (max_loras,) int32, read only if COPY_SLOTS
+    slot_scalings,             # (max_loras,) float32, read only if COPY_SLOTS
+    seg_lens,                  # (num_segments,) int32, written
+    seg_indptr,                # (num_segments + 1,) int32, written
+    permutation,               # (num_tokens,) int32, written
+    weight_indices,            # (num_segments,) int32, written up to max_loras
+    lora_ranks,                # (num_segments,) int32, written up to max_loras if COPY_SLOTS
+    scalings,                  # (num_segments,) float32, likewise
+    num_tokens,                # at most ROWS * COLUMNS
+    max_loras,                 # at most num_segments; the segments past it stay empty
+    COPY_SLOTS: tl.constexpr,  # the batch keeps ranks and scalings in buffers of its own
+    ROWS: tl.constexpr,        # the tokens lie row by row in a block,
+    COLUMNS: tl.constexpr,     # so that most of a count and of a scan is in one thread
+):
+    # One program: one segment. The last one places the tokens without an adapter.
+    segment = tl.program_id(0)
+    last = tl.num_programs(0) - 1
+    tokens = tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    is_token = tokens < num_tokens
+    slots = tl.load(token_slots + tokens, mask=is_token, other=0)
+    keys = tl.where((slots >= 0) & (slots < max_loras), slots, last)
+    if segment < max_loras:  # early, so that these loads overlap with that of the slots
+        tl.store(weight_indices + segment, segment)
+        if COPY_SLOTS:
+            tl.store(lora_ranks + segment, tl.load(slot_ranks + segment))
+            tl.store(scalings + segment, tl.load(slot_scalings + segment))
+
+    # Count the tokens of the segments before this one; then number its own in their order.
+    before = tl.sum(tl.sum((is_token & (keys < segment)).to(tl.int32), axis=1))
+    mine = is_token & (keys == segment)
+    row_counts = tl.sum(mine.to(tl.int32), axis=1)
+    row_starts = before + tl.cumsum(row_counts) - row_counts
+    places = row_starts[:, None] + tl.cumsum(mine.to(tl.int32), axis=1) - 1
+    tl.store(permutation + places, tokens, mask=mine)
+
+    own = tl.sum(row_counts)
+    if segment == 0:
+        tl.store(seg_indptr, 0)  # the line of SGLang #23738, where it costs nothing
+    if segment < last:
+        tl.store(seg_lens + segment, own)
+        tl.store(seg_indptr + segment + 1, before + own)
+
+
+def route(weight_indices: torch.Tensor, lora_ranks: torch.Tensor, scalings: torch.Tensor,
+          out: LoRABatchInfo) -> None:
+    """Write the segments of a batch into `out`: the work of `routing.route_by_adapter`, which
+    checks the arguments. This raises no errors of its own.
+
+    Args:
+        weight_indices: (num_tokens,) int32, slot of each token, or NO_ADAPTER; at most MAX_TOKENS.
+        lora_ranks: (max_loras,) int32. scalings: (max_loras,) float32.
+        out: tensors to write into, with room for num_tokens and max_loras.
+
+    One launch, no allocation, no synchronisation. Each place is written by one program, in the
+    order of the tokens, so the result is a function of the input. Every program reads every slot:
+    the price of not speaking to each other. Chapter *Routing on the device* derives it.
+    """
+    num_tokens = weight_indices.numel()
+    block = max(256, triton.next_power_of_2(num_tokens))  # powers of two: few variants to compile
+    copy_slots = out.lora_ranks.data_ptr() != lora_ranks.data_ptr()
+    grid = (out.num_segments + 1, 1, 1)
+    args = (weight_indices, lora_ranks, scalings, out.seg_lens, out.seg_indptr, out.permutation,
+            out.weight_indices, out.lora_ranks, out.scalings, num_tokens, lora_ranks.numel(),
+            copy_slots, block // 32, 32)
+    # Finding the variant again takes Triton as long as the launch. So keep what it found.
+    variant = (weight_indices.device, weight_indices.data_ptr() % 16, copy_slots, block)
+    compiled = COMPILED.get(variant)
+    if compiled is None:
+        COMPILED[variant] = route_kernel[grid](*args, num_warps=4 if block <= 1024 else 8)
+    else:
+        compiled[grid](*args)
