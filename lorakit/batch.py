@@ -94,7 +94,7 @@ class StaticLoRABatchInfo(LoRABatchInfo):
         """
         require(weight_indices, "weight_indices", torch.int32, self.device, ndim=1)
         require(lora_ranks, "lora_ranks", torch.int32, self.device, ndim=1)
-        require(scalings, "scalings", torch.float32, self.device, shape=tuple(lora_ranks.shape))
+        require(scalings, "scalings", torch.float32, self.device, shape=lora_ranks.shape)
         tokens, loras = weight_indices.numel(), lora_ranks.numel()
         if tokens > self.max_len:
             raise ValueError(
@@ -163,8 +163,8 @@ def require(tensor: torch.Tensor, name: str, dtype: torch.dtype | tuple[torch.dt
         raise ValueError(f"{name} must be on {device}, got {tensor.device}")
     if ndim is not None and tensor.dim() != ndim:
         raise ValueError(f"{name} must have {ndim} dimension(s), got shape {tuple(tensor.shape)}")
-    if shape is not None and tuple(tensor.shape) != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
+    if shape is not None and tensor.shape != shape:
+        raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(tensor.shape)}")
     if not tensor.is_contiguous():
         raise ValueError(f"{name} must be contiguous, got strides {tensor.stride()}")
 

@@ -154,7 +154,7 @@ def check_slots(lora_ranks: torch.Tensor, scalings: torch.Tensor) -> None:
     if not isinstance(lora_ranks, torch.Tensor):
         raise TypeError(f"lora_ranks must be a torch.Tensor, got {type(lora_ranks).__name__}")
     require(lora_ranks, "lora_ranks", torch.int32, lora_ranks.device, ndim=1)
-    require(scalings, "scalings", torch.float32, lora_ranks.device, shape=tuple(lora_ranks.shape))
+    require(scalings, "scalings", torch.float32, lora_ranks.device, shape=lora_ranks.shape)
     if lora_ranks.numel() == 0:
         raise ValueError("lora_ranks must hold at least one slot, got none")
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+WARM_UP_S = 0.02  # an idle GPU lowers its clock, and takes some milliseconds to raise it
+
 
 @functools.cache
 def cycles_per_ms(device: int) -> float:
@@ -67,7 +69,7 @@ def graph_us(calls: Sequence[Callable[[], object]], repeats: int = 25) -> tuple[
     Args:
         calls: what one graph holds, in order. Give as many calls on different weights as exceed
             the L2 cache together to time them cold, or the same call several times for warm.
-        repeats: replays timed, after three to warm up.
+        repeats: replays timed, after some that bring the GPU's clock up.
 
     Returns:
         The median time of a replay divided by `len(calls)`, and the distance between the
@@ -88,13 +90,33 @@ def graph_us(calls: Sequence[Callable[[], object]], repeats: int = 25) -> tuple[
     with torch.cuda.graph(graph):
         for call in calls:
             call()
+    until = time.perf_counter() + WARM_UP_S
+    while time.perf_counter() < until:
+        graph.replay()
+        torch.cuda.synchronize()
     times = []
-    for _ in range(3 + repeats):
+    for _ in range(repeats):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         graph.replay()
         end.record()
         end.synchronize()
         times.append(start.elapsed_time(end) * 1e3 / len(calls))
-    first, median, last = statistics.quantiles(times[3:], n=4)
+    first, median, last = statistics.quantiles(times, n=4)
     return median, last - first
+
+
+@functools.cache
+def copy_bytes_per_us(device: int) -> float:
+    """Bytes a microsecond that this GPU's memory moves in a copy of 1 GiB, reads and writes counted.
+
+    Measured once, by a kernel inside a graph. Chapter *One layer, many adapters* derives what it is
+    good for: bytes over this rate are a floor for the time. Synchronises.
+
+    Raises:
+        RuntimeError: without a GPU.
+    """
+    source = torch.ones(2**28, device=f"cuda:{device}")
+    target = torch.empty_like(source)
+    us, _ = graph_us([lambda: torch.neg(source, out=target)])  # a kernel, not the copy engine
+    return 2 * source.nbytes / us

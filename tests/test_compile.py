@@ -41,8 +41,8 @@ for dtype, torch_dtype, permuted, slices, max_len, width in (
         compiled = triton.compile(ASTSource(kernel, signature, constants),
                                   target=GPUTarget("cuda", int(sys.argv[1]), 32))
         print(kernel.__name__, dtype, len(compiled.asm["cubin"]), compiled.metadata.shared)
-for rows, warps in ((8, 4), (256, 8)):
-    constants = {"COPY_SLOTS": True, "ROWS": rows, "COLUMNS": 32}
+for block, warps in ((32, 1), (8192, 8)):
+    constants = {"COPY_SLOTS": True, "BLOCK": block}
     types = {name: "i32" for name in ("num_tokens", "max_loras")} | {
         name: "*fp32" for name in ("slot_scalings", "scalings")}
     signature = {name: "constexpr" if name in constants else types.get(name, "*i32")
@@ -50,7 +50,7 @@ for rows, warps in ((8, 4), (256, 8)):
     compiled = triton.compile(ASTSource(route_kernel, signature, constants),
                               target=GPUTarget("cuda", int(sys.argv[1]), 32),
                               options={"num_warps": warps})
-    print(route_kernel.__name__, rows, len(compiled.asm["cubin"]), compiled.metadata.shared)
+    print(route_kernel.__name__, block, len(compiled.asm["cubin"]), compiled.metadata.shared)
 """
 
 

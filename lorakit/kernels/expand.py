@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from lorakit.batch import LoRABatchInfo
-from lorakit.kernels.tiles import dot_precision, rank_block, token_block
+from lorakit.kernels.tiles import ceil_div, dot_precision, rank_block, token_block
 
 
 @triton.jit(do_not_specialize=["num_tokens"])  # one variant for every batch size
@@ -106,8 +106,8 @@ def expand(h: torch.Tensor, lora_b: torch.Tensor, out: torch.Tensor, batch: LoRA
     """
     max_loras, _, width = lora_b.shape
     block_t, block_n = token_block(batch.max_len), 128
-    grid = (triton.cdiv(batch.max_len, block_t),
-            sum(triton.cdiv(size, block_n) for size in slice_sizes), batch.num_segments)
+    grid = (ceil_div(batch.max_len, block_t),
+            sum(ceil_div(size, block_n) for size in slice_sizes), batch.num_segments)
     if 0 in grid:
         return out
     permuted = batch.permutation is not None

@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 
 from lorakit.batch import LoRABatchInfo
+from lorakit.kernels.tiles import power_of_two
 
 MAX_TOKENS = 8192  # a program holds every token's slot in registers
 COMPILED = {}  # variant -> what Triton compiled for it
@@ -24,16 +25,15 @@ def route_kernel(
     weight_indices,            # (num_segments,) int32, written up to max_loras
     lora_ranks,                # (num_segments,) int32, written up to max_loras if COPY_SLOTS
     scalings,                  # (num_segments,) float32, likewise
-    num_tokens,                # at most ROWS * COLUMNS
+    num_tokens,                # at most BLOCK
     max_loras,                 # at most num_segments; the segments past it stay empty
     COPY_SLOTS: tl.constexpr,  # the batch keeps ranks and scalings in buffers of its own
-    ROWS: tl.constexpr,        # the tokens lie row by row in a block,
-    COLUMNS: tl.constexpr,     # so that most of a count and of a scan is in one thread
+    BLOCK: tl.constexpr,       # tokens that a program reads: all of them, and a power of two
 ):
     # One program: one segment. The last one places the tokens without an adapter.
     segment = tl.program_id(0)
     last = tl.num_programs(0) - 1
-    tokens = tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    tokens = tl.arange(0, BLOCK)
     is_token = tokens < num_tokens
     slots = tl.load(token_slots + tokens, mask=is_token, other=0)
     keys = tl.where((slots >= 0) & (slots < max_loras), slots, last)
@@ -43,15 +43,12 @@ def route_kernel(
             tl.store(lora_ranks + segment, tl.load(slot_ranks + segment))
             tl.store(scalings + segment, tl.load(slot_scalings + segment))
 
-    # Count the tokens of the segments before this one; then number its own in their order.
-    before = tl.sum(tl.sum((is_token & (keys < segment)).to(tl.int32), axis=1))
+    # Count the tokens of the segments before this one, and its own; number those in their order.
+    before = tl.sum((is_token & (keys < segment)).to(tl.int32))
     mine = is_token & (keys == segment)
-    row_counts = tl.sum(mine.to(tl.int32), axis=1)
-    row_starts = before + tl.cumsum(row_counts) - row_counts
-    places = row_starts[:, None] + tl.cumsum(mine.to(tl.int32), axis=1) - 1
+    own = tl.sum(mine.to(tl.int32))
+    places = before + tl.cumsum(mine.to(tl.int32)) - 1
     tl.store(permutation + places, tokens, mask=mine)
-
-    own = tl.sum(row_counts)
     if segment == 0:
         tl.store(seg_indptr, 0)  # the line of SGLang #23738, where it costs nothing
     if segment < last:
@@ -74,16 +71,17 @@ def route(weight_indices: torch.Tensor, lora_ranks: torch.Tensor, scalings: torc
     the price of not speaking to each other. Chapter *Routing on the device* derives it.
     """
     num_tokens = weight_indices.numel()
-    block = max(256, triton.next_power_of_2(num_tokens))  # powers of two: few variants to compile
+    block = max(32, power_of_two(num_tokens))  # powers of two: few variants to compile
+    warps = 1 if block < 128 else 4 if block <= 1024 else 8  # one alone need not wait for others
     copy_slots = out.lora_ranks.data_ptr() != lora_ranks.data_ptr()
     grid = (out.num_segments + 1, 1, 1)
     args = (weight_indices, lora_ranks, scalings, out.seg_lens, out.seg_indptr, out.permutation,
             out.weight_indices, out.lora_ranks, out.scalings, num_tokens, lora_ranks.numel(),
-            copy_slots, block // 32, 32)
+            copy_slots, block)
     # Finding the variant again takes Triton as long as the launch. So keep what it found.
     variant = (weight_indices.device, weight_indices.data_ptr() % 16, copy_slots, block)
     compiled = COMPILED.get(variant)
     if compiled is None:
-        COMPILED[variant] = route_kernel[grid](*args, num_warps=4 if block <= 1024 else 8)
+        COMPILED[variant] = route_kernel[grid](*args, num_warps=warps)
     else:
         compiled[grid](*args)

@@ -6,7 +6,7 @@ import triton.language as tl
 
 from lorakit.batch import LoRABatchInfo
 from lorakit.kernels.tiles import (
-    dot_precision, hidden_block, hidden_splits, rank_block, token_block)
+    ceil_div, dot_precision, hidden_block, hidden_splits, rank_block, token_block)
 
 
 @triton.jit(do_not_specialize=["num_tokens"])  # one variant for every batch size
@@ -92,8 +92,8 @@ def shrink(x: torch.Tensor, lora_a: torch.Tensor, batch: LoRABatchInfo) -> torch
     block_t, block_r, block_k = token_block(batch.max_len), rank_block(width), hidden_block(x.dtype)
     splits = hidden_splits(hidden, block_k, batch.max_len)
     h = torch.empty((splits, num_tokens, num_slices, width), dtype=torch.float32, device=x.device)
-    grid = (triton.cdiv(batch.max_len, block_t),
-            splits * num_slices * triton.cdiv(width, block_r), batch.num_segments)
+    grid = (ceil_div(batch.max_len, block_t),
+            splits * num_slices * ceil_div(width, block_r), batch.num_segments)
     if 0 in grid:
         return h
     permuted = batch.permutation is not None

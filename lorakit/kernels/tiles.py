@@ -1,7 +1,16 @@
 """How large a tile each kernel works on. A few rules with their reasons, and no search."""
 
 import torch
-import triton
+
+
+def ceil_div(total: int, block: int) -> int:
+    """Blocks that cover `total`. Like triton.cdiv, whose call on the host takes microseconds."""
+    return -(-total // block)
+
+
+def power_of_two(size: int) -> int:
+    """The least power of two that is at least `size`, for size >= 1."""
+    return 1 << max(size - 1, 0).bit_length()
 
 
 def token_block(max_len: int) -> int:
@@ -11,7 +20,7 @@ def token_block(max_len: int) -> int:
 
 def rank_block(width: int) -> int:
     """Ranks of a tile: the slot's width as a power of two, from 16 (for `tl.dot`) to 64."""
-    return min(64, max(16, triton.next_power_of_2(width)))
+    return min(64, max(16, power_of_two(width)))
 
 
 def hidden_block(dtype: torch.dtype) -> int:
@@ -26,7 +35,7 @@ def hidden_splits(hidden: int, block_k: int, max_len: int) -> int:
     leave most of the GPU idle, but no part shorter than one step; 1 in prefill, which has programs
     enough. Fewer planes cost expand less; chapter *Shrink* measures both sides.
     """
-    return min(8, triton.cdiv(hidden, block_k)) if max_len <= 256 else 1
+    return min(8, ceil_div(hidden, block_k)) if max_len <= 256 else 1
 
 
 def dot_precision(dtype: torch.dtype) -> str:
