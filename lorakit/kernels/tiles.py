@@ -14,12 +14,12 @@ def power_of_two(size: int) -> int:
 
 
 def token_block(max_len: int) -> int:
-    """Tokens of a tile: 16, the least `tl.dot` takes, until segments are long (prefill)."""
+    """Tokens of a tile: 16, the rows of a tensor core, until segments are long (prefill)."""
     return 16 if max_len <= 256 else 64
 
 
 def rank_block(width: int) -> int:
-    """Ranks of a tile: the slot's width as a power of two, from 16 (for `tl.dot`) to 64."""
+    """Ranks of a tile: the slot's width as a power of two, from 16 (as above) to 64."""
     return min(64, max(16, power_of_two(width)))
 
 
