@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 from lorakit.timeline import WAITS, Event, graphs
 
@@ -125,10 +126,11 @@ def draw_ways(times_us: dict[str, dict[str, float]], floors_us: dict[str, float]
         for i, way in enumerate(ways):
             bar = ax.bar(group - 0.4 + (i + 0.5) * width, times[way], 0.9 * width,
                          color=WAY_COLORS[i], label=way if group == 0 else None)
-            ax.bar_label(bar, fmt="%.0f", fontsize=9)
+            ax.bar_label(bar, fmt=lambda us: f"{us:.1f}" if us < 10 else f"{us:.0f}", fontsize=9)
         ax.plot([group - 0.42, group + 0.42], [floors_us[batch]] * 2, color=INK, lw=1.6, ls="--",
                 label=floor_name if group == 0 else None)
-    ax.set(yscale="log", ylabel="microseconds")
+    ax.set(ylabel="microseconds")
+    label_logarithmic(ax)
     ax.set_xticks(range(len(times_us)), [name.replace(", ", "\n") for name in times_us])
     ax.tick_params(axis="x", length=0)
     ax.legend(ncols=len(ways) + 1, loc="lower left", bbox_to_anchor=(-0.1, 1), frameon=False,
@@ -140,22 +142,27 @@ def draw_scan(slots: Sequence[int], segment: int) -> None:
     """A segment's own tokens, the running count over all tokens, and the places that it gives."""
     _, ax = plt.subplots(figsize=(6.4, 3.2))
     keys = [slot if slot >= 0 else len(slots) for slot in slots]
-    place, running = sum(key < keys[slots.index(segment)] for key in keys), 0
+    before, running = sum(key < keys[slots.index(segment)] for key in keys), 0
     draw_row(ax, [s if s == segment else None for s in slots], range(len(slots)), y=2.6)
     places = {}
     for token, slot in enumerate(slots):
         if slot == segment:
-            places[place + running] = token
-            ax.plot([token + 0.48, place + running + 0.48], [1.45, 0.96],
+            places[before + running] = token
+            ax.plot([token + 0.48, before + running + 0.48], [1.45, 0.96],
                     color=color_of(segment), lw=2)
             running += 1
         ax.text(token + 0.48, 1.8, str(running), ha="center", va="center",
                 weight="bold" if slot == segment else "normal")
     draw_row(ax, [segment if p in places else None for p in range(len(slots))],
              [places.get(p, "") for p in range(len(slots))], y=0)
-    for y, label in ((3.08, "token"), (1.8, "count"), (0.48, "place")):
+    for place in range(len(slots)):
+        ax.text(place + 0.48, -0.12, str(place), ha="center", va="top", fontsize=9)
+    for y, label in ((3.08, "token"), (1.8, "count"), (0.48, "holds"), (-0.28, "place")):
         ax.text(-0.15, y, label, ha="right", va="center")
-    finish(ax, len(slots), bottom=-0.1, top=3.6, left=-1.1)
+    finish(ax, len(slots), bottom=-0.5, top=3.6, left=-1.1)
+
+
+LEAST_WIDTH_US = 3.0  # of a bar in draw_launches, to be seen
 
 
 def draw_launches(panels: dict[str, list[Event]]) -> None:
@@ -167,8 +174,8 @@ def draw_launches(panels: dict[str, list[Event]]) -> None:
         shown = [event for event in events if event.launch in calls]
         origin = min(event.start_us for event in shown)
         for event in shown:
-            ax.add_patch(Rectangle((event.start_us - origin, event.lane == "host"),
-                                   event.end_us - event.start_us, 0.7, lw=0,
+            width = max(event.end_us - event.start_us, LEAST_WIDTH_US)
+            ax.add_patch(Rectangle((event.start_us - origin, event.lane == "host"), width, 0.7, lw=0,
                                    color="#555555" if event.lane == "host" else "#0072B2"))
         ax.set(ylim=(-0.2, 1.9), yticks=[0.35, 1.35], yticklabels=["GPU", "host"])
         ax.autoscale(axis="x")
@@ -281,7 +288,8 @@ def draw_curves(curves: dict[str, dict[int, float]], chosen: int, xlabel: str, y
     ticks = sorted({x for curve in curves.values() for x in curve})
     ax.set_xscale("log", base=2)
     ax.set_xticks(ticks, [str(x) for x in ticks])
-    ax.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    label_logarithmic(ax)
     ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=len(curves), frameon=False,
               fontsize=9, handlelength=1.4, columnspacing=1)
     plt.tight_layout()
@@ -361,6 +369,14 @@ def draw_bounds(ax: Axes, seg_indptr: Sequence[int], y: float) -> None:
         ax.plot([bound - 0.02] * 2, [y - 0.25, y + 1.05], color=INK, lw=1.6)
         ax.text(bound - 0.02, y - 0.32, f"{bound}" + (f" (x{times})" if times > 1 else ""),
                 ha="center", va="top", fontsize=9)
+
+
+def label_logarithmic(ax: Axes) -> None:
+    """A logarithmic y axis with plain numbers at 1, 2, 5, 10, 20, 50 and so on."""
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    ax.yaxis.set_minor_locator(NullLocator())
 
 
 def finish(ax: Axes, width: int, bottom: float, top: float, left: float = -0.3) -> None:

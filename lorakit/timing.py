@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-WARM_UP_S = 0.02  # an idle GPU lowers its clock, and takes some milliseconds to raise it
+WARM_UP_MS = 20.0  # an idle GPU lowers its clock, and takes some milliseconds to raise it
+QUEUED_MS = 0.3  # longer than the host takes to record an event and launch a graph
 
 
 @functools.cache
@@ -69,7 +70,8 @@ def graph_us(calls: Sequence[Callable[[], object]], repeats: int = 25) -> tuple[
     Args:
         calls: what one graph holds, in order. Give as many calls on different weights as exceed
             the L2 cache together to time them cold, or the same call several times for warm.
-        repeats: replays timed, after some that bring the GPU's clock up.
+        repeats: replays timed, after three to warm up. Each waits in the queue behind other work, so
+            that the time which the host takes to launch it does not count.
 
     Returns:
         The median time of a replay divided by `len(calls)`, and the distance between the
@@ -90,19 +92,17 @@ def graph_us(calls: Sequence[Callable[[], object]], repeats: int = 25) -> tuple[
     with torch.cuda.graph(graph):
         for call in calls:
             call()
-    until = time.perf_counter() + WARM_UP_S
-    while time.perf_counter() < until:
-        graph.replay()
-        torch.cuda.synchronize()
+    queue_work(WARM_UP_MS)
     times = []
-    for _ in range(repeats):
+    for _ in range(3 + repeats):
+        queue_work(QUEUED_MS)
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         graph.replay()
         end.record()
         end.synchronize()
         times.append(start.elapsed_time(end) * 1e3 / len(calls))
-    first, median, last = statistics.quantiles(times, n=4)
+    first, median, last = statistics.quantiles(times[3:], n=4)
     return median, last - first
 
 

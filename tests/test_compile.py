@@ -42,7 +42,7 @@ for dtype, torch_dtype, permuted, slices, max_len, width in (
                                   target=GPUTarget("cuda", int(sys.argv[1]), 32))
         print(kernel.__name__, dtype, len(compiled.asm["cubin"]), compiled.metadata.shared)
 for block, warps in ((32, 1), (8192, 8)):
-    constants = {"COPY_SLOTS": True, "BLOCK": block}
+    constants = {"COPY_SLOTS": True, "VECTORS": True, "BLOCK": block}
     types = {name: "i32" for name in ("num_tokens", "max_loras")} | {
         name: "*fp32" for name in ("slot_scalings", "scalings")}
     signature = {name: "constexpr" if name in constants else types.get(name, "*i32")

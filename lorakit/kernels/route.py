@@ -11,7 +11,7 @@ MAX_TOKENS = 8192  # a program holds every token's slot in registers
 COMPILED = {}  # variant -> what Triton compiled for it
 
 
-# One variant for a range of sizes; only token_slots is read in vectors, which needs alignment.
+# One variant for a range of sizes. Only token_slots is read in vectors, which needs alignment.
 @triton.jit(do_not_specialize=["num_tokens", "max_loras"], do_not_specialize_on_alignment=[
     "slot_ranks", "slot_scalings", "seg_lens", "seg_indptr", "permutation", "weight_indices",
     "lora_ranks", "scalings"])
@@ -28,11 +28,14 @@ def route_kernel(
     num_tokens,                # at most BLOCK
     max_loras,                 # at most num_segments; the segments past it stay empty
     COPY_SLOTS: tl.constexpr,  # the batch keeps ranks and scalings in buffers of its own
+    VECTORS: tl.constexpr,     # num_tokens is a multiple of 4, so four slots can be read at once
     BLOCK: tl.constexpr,       # tokens that a program reads: all of them, and a power of two
 ):
     # One program: one segment. The last one places the tokens without an adapter.
     segment = tl.program_id(0)
     last = tl.num_programs(0) - 1
+    if VECTORS:
+        num_tokens = num_tokens // 4 * 4  # the same number; the compiler now sees a multiple of 4
     tokens = tl.arange(0, BLOCK)
     is_token = tokens < num_tokens
     slots = tl.load(token_slots + tokens, mask=is_token, other=0)
@@ -73,13 +76,14 @@ def route(weight_indices: torch.Tensor, lora_ranks: torch.Tensor, scalings: torc
     num_tokens = weight_indices.numel()
     block = max(32, power_of_two(num_tokens))  # powers of two: few variants to compile
     warps = 1 if block < 128 else 4 if block <= 1024 else 8  # one alone need not wait for others
+    vectors = num_tokens % 4 == 0
     copy_slots = out.lora_ranks.data_ptr() != lora_ranks.data_ptr()
     grid = (out.num_segments + 1, 1, 1)
     args = (weight_indices, lora_ranks, scalings, out.seg_lens, out.seg_indptr, out.permutation,
             out.weight_indices, out.lora_ranks, out.scalings, num_tokens, lora_ranks.numel(),
-            copy_slots, block)
+            copy_slots, vectors, block)
     # Finding the variant again takes Triton as long as the launch. So keep what it found.
-    variant = (weight_indices.device, weight_indices.data_ptr() % 16, copy_slots, block)
+    variant = (weight_indices.device, weight_indices.data_ptr() % 16, copy_slots, vectors, block)
     compiled = COMPILED.get(variant)
     if compiled is None:
         COMPILED[variant] = route_kernel[grid](*args, num_warps=warps)
