@@ -24,12 +24,14 @@ def sources_hash() -> str:
 
 
 def commit() -> str:
-    """The commit that is checked out, `COMMIT` in the environment where there is no repository."""
+    """`COMMIT` from the environment, for a copy without its history, else the commit checked out."""
+    if "COMMIT" in os.environ:
+        return os.environ["COMMIT"]
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("COMMIT", "unknown")
+        return "unknown"
 
 
 def provenance(**settings: object) -> dict:

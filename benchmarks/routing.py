@@ -16,7 +16,6 @@ import torch
 
 from benchmarks import evidence
 from lorakit import NO_ADAPTER, StaticLoRABatchInfo, reference, routing, slots_to_device, timing
-
 SIZES = ((1, 8), (8, 8), (32, 8), (32, 32), (64, 64), (128, 16), (256, 8), (256, 64), (1024, 64),
          (4096, 128), (8192, 8), (8192, 256))
 MIXES = ("uniform", "one", "zipf")
@@ -71,13 +70,24 @@ def measure(tokens: int, loras: int, mix: str) -> dict:
     return row | {f"{name}_host_us": round(statistics.median(v), 1) for name, v in host_us.items()}
 
 
+def empty_kernel_us() -> float:
+    """The least that a launch can cost inside a graph."""
+    import triton  # here, since it is published for Linux only
+
+    @triton.jit
+    def nothing():
+        pass
+
+    return timing.graph_us([lambda: nothing[(1,)]()] * CALLS, REPEATS)[0]
+
+
 def main() -> int:
     if not torch.cuda.is_available():
         print("benchmarks.routing: no CUDA GPU here")
         return 1
     torch.set_grad_enabled(False)
     print("tokens adapters mix       kernel us    torch us  ratio   host us: kernel  torch  ratio")
-    rows = []
+    rows, empty_us = [], empty_kernel_us()
     for tokens, loras in SIZES:
         for mix in MIXES:
             row = measure(tokens, loras, mix)
@@ -87,7 +97,9 @@ def main() -> int:
                   f"{row['kernel_host_us']:17.1f} {row['torch_host_us']:6.1f}"
                   f"{row['torch_host_us'] / row['kernel_host_us']:7.1f}", flush=True)
     path = evidence.write("routing", rows, calls_in_a_graph=CALLS, repeats=REPEATS,
-                          spread="distance between the quartiles", weights="none")
+                          spread="distance between the quartiles",
+                          empty_kernel_us=round(empty_us, 3))
+    print(f"an empty kernel in a graph: {empty_us:.2f} us")
     print("written:", path.relative_to(evidence.ROOT))
     return 0
 

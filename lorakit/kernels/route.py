@@ -39,12 +39,11 @@ def route_kernel(
     tokens = tl.arange(0, BLOCK)
     is_token = tokens < num_tokens
     slots = tl.load(token_slots + tokens, mask=is_token, other=0)
+    is_slot = segment < max_loras
+    if COPY_SLOTS:  # loaded here, so that the wait overlaps with that for the slots
+        slot_rank = tl.load(slot_ranks + segment, mask=is_slot, other=0)
+        scaling = tl.load(slot_scalings + segment, mask=is_slot, other=0.0)
     keys = tl.where((slots >= 0) & (slots < max_loras), slots, last)
-    if segment < max_loras:  # early, so that these loads overlap with that of the slots
-        tl.store(weight_indices + segment, segment)
-        if COPY_SLOTS:
-            tl.store(lora_ranks + segment, tl.load(slot_ranks + segment))
-            tl.store(scalings + segment, tl.load(slot_scalings + segment))
 
     # Count the tokens of the segments before this one, and its own; number those in their order.
     before = tl.sum((is_token & (keys < segment)).to(tl.int32))
@@ -57,6 +56,10 @@ def route_kernel(
     if segment < last:
         tl.store(seg_lens + segment, own)
         tl.store(seg_indptr + segment + 1, before + own)
+    tl.store(weight_indices + segment, segment, mask=is_slot)
+    if COPY_SLOTS:
+        tl.store(lora_ranks + segment, slot_rank, mask=is_slot)
+        tl.store(scalings + segment, scaling, mask=is_slot)
 
 
 def route(weight_indices: torch.Tensor, lora_ranks: torch.Tensor, scalings: torch.Tensor,
