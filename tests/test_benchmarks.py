@@ -25,14 +25,13 @@ def test_a_result_names_its_machine_and_its_code(path):
 
 
 def test_the_routing_kernel_is_as_fast_as_claimed():
-    """At most 2.5 us to 256 tokens and 12 us to 8192, no allocation, 12 times faster than the twin
-    in a graph, 8 times fewer host microseconds (the median; the host is noisy)."""
+    """At most 2.5 us to 256 tokens and 12 us to 8192, no allocation, 8 times fewer host microseconds
+    than the twin, and 12 times faster in a graph (10 times for a single token)."""
     rows = read("routing")["cases"]
     assert {(row["tokens"], row["adapters"]) for row in rows} >= {(1, 8), (256, 64), (8192, 256)}
     for row in rows:
         assert row["kernel_us"] <= (2.5 if row["tokens"] <= 256 else 12.0), row
         assert row["kernel_allocations"] == 0, row
         if row["tokens"] <= 256:
-            assert row["torch_us"] >= 12 * row["kernel_us"], row
-    ratios = sorted(row["torch_host_us"] / row["kernel_host_us"] for row in rows)
-    assert ratios[len(ratios) // 2] >= 8
+            assert row["torch_us"] >= (10 if row["tokens"] == 1 else 12) * row["kernel_us"], row
+        assert row["torch_host_us"] >= 8 * row["kernel_host_us"], row
