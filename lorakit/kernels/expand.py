@@ -115,6 +115,7 @@ def expand(h: torch.Tensor, lora_b: torch.Tensor, out: torch.Tensor, batch: LoRA
         h, lora_b, out, batch.seg_indptr, batch.weight_indices, batch.lora_ranks, batch.scalings,
         batch.permutation if permuted else batch.seg_indptr,
         out.shape[0], max_loras, out.shape[1], width,
-        SPLITS=h.shape[0], SLICE_SIZES=slice_sizes, PERMUTED=permuted, PRECISION=dot_precision(lora_b.dtype),
+        SPLITS=h.shape[0], SLICE_SIZES=slice_sizes, PERMUTED=permuted,
+        PRECISION=dot_precision(lora_b.dtype),
         BLOCK_T=block_t, BLOCK_N=block_n, BLOCK_R=rank_block(width))
     return out
