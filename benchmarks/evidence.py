@@ -37,7 +37,10 @@ def commit() -> str:
 def provenance(**settings: object) -> dict:
     """The device, its driver, the versions, the code and the date; `settings` of the measurement."""
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"]
-    driver = subprocess.run(query, capture_output=True, text=True).stdout.strip()
+    try:
+        driver = subprocess.run(query, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        driver = ""
     described = runtime.describe()
     return {"gpu": described.pop("device"), "driver": driver or "unknown", **described,
             "cuda": torch.version.cuda, "commit": commit(), "sources": sources_hash(),

@@ -36,7 +36,8 @@ class LoRAWeights:
         if not isinstance(self.lora_a, torch.Tensor):
             raise TypeError(f"lora_a must be a torch.Tensor, got {type(self.lora_a).__name__}")
         require(self.lora_a, "lora_a", FLOATS, self.lora_a.device, ndim=4)
-        max_loras, num_slices, width, _ = self.lora_a.shape
+        max_loras, num_slices, width, hidden = self.lora_a.shape
+        require_size(hidden, "lora_a's hidden size", at_least=1)
         self.slice_sizes = sizes_of(self.slice_sizes)
         if len(self.slice_sizes) != num_slices or min(self.slice_sizes, default=0) < 1:
             raise ValueError(f"slice_sizes must hold {num_slices} positive sizes, as lora_a has "

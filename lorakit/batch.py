@@ -49,6 +49,20 @@ class StaticLoRABatchInfo(LoRABatchInfo):
 
     token_weight_indices: torch.Tensor  # (max_tokens,) int32, the step's input
 
+    def __post_init__(self) -> None:
+        """Check once that the buffers fit each other: kernels write into them without looking.
+
+        Raises:
+            TypeError, ValueError: naming the field.
+        """
+        require_size(self.max_len, "max_len", at_least=1)
+        require_size(self.num_segments, "num_segments", at_least=1)
+        for name, size in (("seg_lens", self.num_segments), ("seg_indptr", self.num_segments + 1),
+                           ("weight_indices", self.num_segments), ("lora_ranks", self.num_segments),
+                           ("permutation", self.max_len), ("token_weight_indices", self.max_len)):
+            require(getattr(self, name), name, torch.int32, self.device, shape=(size,))
+        require(self.scalings, "scalings", torch.float32, self.device, shape=(self.num_segments,))
+
     @classmethod
     def empty(cls, max_tokens: int, max_loras: int, device: torch.device | str) -> Self:
         """Allocate buffers for at most `max_tokens` tokens over `max_loras` slots.

@@ -57,8 +57,9 @@ def route_by_adapter(weight_indices: torch.Tensor, lora_ranks: torch.Tensor,
 
     Args:
         weight_indices: (num_tokens,) int32, slot of each token, or NO_ADAPTER. Another value
-            that is no slot counts as NO_ADAPTER too: the device cannot raise an error without
-            making the host wait. `batch.slots_to_device` checks values where that is free. In
+            that is no slot counts as NO_ADAPTER too (where the twin runs, from -2**31 + max_loras
+            on, and such tokens come before those with NO_ADAPTER): the device cannot raise an
+            error without making the host wait. `batch.slots_to_device` checks values where that is free. In
             prefill, repeat each request's slot for its tokens with
             `torch.repeat_interleave(slots, seg_lens, output_size=num_tokens)`.
         lora_ranks: (max_loras,) int32.
@@ -67,20 +68,22 @@ def route_by_adapter(weight_indices: torch.Tensor, lora_ranks: torch.Tensor,
             capture, pass the buffers' own tensors, so that `out.copy_from` has the last word.
             None makes fresh tensors, with max_len = num_tokens.
 
-    All on one device. On a GPU one kernel for up to 8192 tokens; past that, and on a CPU,
-    `route_by_adapter_torch`. The sort is stable, so the result is a function of the input alone.
+    All on one device, the current GPU or the CPU. On a GPU one kernel for up to 8192 tokens; past
+    that, and on a CPU, the twin `route_by_adapter_torch`. The sort is stable, so the result is a function of the input alone.
     Tokens without an adapter come last and belong to no segment. Does not synchronise and can be
     captured; the kernel with `out` allocates nothing. Chapter *Routing on the device* derives it.
 
     Raises:
-        TypeError, ValueError: naming the argument, before any launch.
+        TypeError, ValueError: naming the argument, before any launch; also for tensors on a GPU
+            that is not the current one.
     """
     check_batch(weight_indices, lora_ranks, scalings, out)
     device = lora_ranks.device
     tokens, loras = weight_indices.numel(), lora_ranks.numel()
+    if device.type == "cuda":
+        runtime.require_usable(device, "lora_ranks")
     if device.type != "cuda" or route is None or tokens > MAX_TOKENS:
         return route_by_adapter_torch(weight_indices, lora_ranks, scalings, out)
-    runtime.require_usable(device, "lora_ranks")
     if out is None:
         ints = {"dtype": torch.int32, "device": device}
         out = LoRABatchInfo(

@@ -19,13 +19,14 @@ QUEUED_MS = 0.3  # longer than the host takes to record an event and launch a gr
 @functools.cache
 def cycles_per_ms(device: int) -> float:
     """Clock cycles of that GPU in a millisecond of `queue_work`, measured once. Synchronises."""
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     cycles = 20_000_000
-    torch.cuda._sleep(cycles)  # warm up
-    start.record()
-    torch.cuda._sleep(cycles)
-    end.record()
-    end.synchronize()
+    with torch.cuda.device(device):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda._sleep(cycles)  # warm up
+        start.record()
+        torch.cuda._sleep(cycles)
+        end.record()
+        end.synchronize()
     return cycles / start.elapsed_time(end)
 
 
@@ -116,7 +117,10 @@ def copy_bytes_per_us(device: int) -> float:
     Raises:
         RuntimeError: without a GPU.
     """
-    source = torch.ones(2**28, device=f"cuda:{device}")
-    target = torch.empty_like(source)
-    us, _ = graph_us([lambda: torch.neg(source, out=target)])  # a kernel, not the copy engine
+    if not torch.cuda.is_available():
+        raise RuntimeError("copy_bytes_per_us measures a GPU, and this machine has none")
+    with torch.cuda.device(device):
+        source = torch.ones(2**28, device="cuda")
+        target = torch.empty_like(source)
+        us, _ = graph_us([lambda: torch.neg(source, out=target)])  # a kernel, not the copy engine
     return 2 * source.nbytes / us

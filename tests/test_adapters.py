@@ -78,3 +78,8 @@ def test_weights_that_are_no_float_tensors_are_refused():
     for a in ([1.0], torch.zeros(3, 1, 4, 5, dtype=torch.int32)):
         with pytest.raises(TypeError, match="lora_a"):
             LoRAWeights(a, b, (6,))
+
+
+def test_a_hidden_size_of_zero_is_refused():
+    with pytest.raises(ValueError, match="hidden size must be at least 1"):
+        LoRAWeights(torch.zeros(3, 1, 4, 0), torch.ones(3, 5, 4), (5,))

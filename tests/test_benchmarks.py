@@ -18,10 +18,11 @@ def test_a_result_names_its_machine_and_its_code(path):
     provenance = result["provenance"]
     for field in ("gpu", "driver", "torch", "triton", "cuda", "commit", "sources", "date", "repeats"):
         assert provenance.get(field) not in (None, "", "unknown", "CPU"), field
+    assert not provenance["commit"].endswith("-dirty")
     assert result["cases"]
-    numbers = [v for case in result["cases"] for k, v in case.items() if k.endswith("_us")]
-    assert numbers and all(0 < v or k.endswith("spread_us") for case in result["cases"]
-                           for k, v in case.items() if k.endswith("_us"))
+    for case in result["cases"]:
+        times = {k: v for k, v in case.items() if k.endswith("_us")}
+        assert times and all(v > 0 or k.endswith("spread_us") for k, v in times.items()), case
 
 
 def test_the_routing_kernel_is_as_fast_as_claimed():

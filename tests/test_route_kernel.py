@@ -77,16 +77,28 @@ def test_any_batch_in_any_buffers(data):
 
 
 @pytest.mark.parametrize("offset", [1, 2, 3, 4])
-def test_a_view_at_any_address(offset):
-    """Only whole vectors are aligned: a variant compiled for those must not meet the others."""
-    slots = [-1] * offset + [1, 0, -1, 2, 0, 1] * 50
+def test_a_view_at_any_address(offset, monkeypatch):
+    """A variant compiled for aligned vectors must not meet a view that is not aligned."""
+    monkeypatch.setattr("lorakit.kernels.route.COMPILED", {})  # no variant of another test
+    slots = [-1] * 4 + [1, 0, -1, 2, 0, 1] * 50
     whole = torch.tensor(slots, dtype=torch.int32, device=DEVICE)
     ones = torch.ones(3, device=DEVICE)
-    for start in (0, offset):
-        static = poisoned(len(slots), 3)
-        route(whole[start:], ones.int(), ones, static)
-        expected = reference.route_by_adapter(slots[start:], 3)
-        assert static.permutation.tolist()[:len(slots) - start] == expected["permutation"]
+    for start in (0, offset):  # the same variant but for the alignment
+        static = poisoned(300, 3)
+        route(whole[start:start + 300], ones.int(), ones, static)
+        expected = reference.route_by_adapter(slots[start:start + 300], 3)
+        assert static.permutation.tolist() == expected["permutation"]
+
+
+@pytest.mark.parametrize("own", ["lora_ranks", "scalings"])
+def test_one_of_the_slots_own_buffers_may_be_passed(own):
+    static = StaticLoRABatchInfo.empty(8, 3, DEVICE)
+    given = {"lora_ranks": torch.tensor([4, 8, 2], dtype=torch.int32, device=DEVICE),
+             "scalings": torch.tensor([0.5, 1.0, 2.0], device=DEVICE)}
+    getattr(static, own).copy_(given[own])
+    args = {name: getattr(static, name) if name == own else tensor for name, tensor in given.items()}
+    route(static.token_weight_indices, args["lora_ranks"], args["scalings"], static)
+    assert all(torch.equal(getattr(static, name), tensor) for name, tensor in given.items())
 
 
 def test_the_slots_own_buffers_may_be_passed_and_keep_their_values():

@@ -35,7 +35,8 @@ def test_random_batch(rng):
     eager_matches(random_case(rng, 300, 40))
 
 
-@given(st.lists(st.integers(-3, 12), min_size=1, max_size=40))
+@given(st.lists(st.integers(-3, 12) | st.sampled_from([-2**31 + 8, 2**31 - 1]), min_size=1,
+                max_size=40))
 @settings(max_examples=60, deadline=None)
 def test_a_value_that_is_no_slot_counts_as_no_adapter(slots):
     ones = torch.ones(8, device=DEVICE)
@@ -44,6 +45,17 @@ def test_a_value_that_is_no_slot_counts_as_no_adapter(slots):
     assert info.seg_indptr.tolist() == expected["seg_indptr"]
     routed = expected["seg_indptr"][-1]
     assert info.permutation.tolist()[:routed] == expected["permutation"][:routed]
+
+
+@pytest.mark.parametrize("name", ["seg_lens", "seg_indptr", "permutation", "weight_indices",
+                                  "lora_ranks", "scalings", "token_weight_indices"])
+def test_static_buffers_that_do_not_fit_each_other_are_refused(name):
+    """A kernel writes into them without looking."""
+    fields = vars(StaticLoRABatchInfo.empty(6, 4, DEVICE))
+    with pytest.raises(ValueError, match=f"^{name} must have shape"):
+        StaticLoRABatchInfo(**{**fields, name: fields[name][:-1]})
+    with pytest.raises(TypeError, match=f"^{name} must be"):
+        StaticLoRABatchInfo(**{**fields, name: fields[name].double()})
 
 
 def test_static_buffers_hold_what_eager_computes_after_any_history():

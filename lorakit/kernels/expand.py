@@ -5,7 +5,8 @@ import triton
 import triton.language as tl
 
 from lorakit.batch import LoRABatchInfo
-from lorakit.kernels.tiles import ceil_div, dot_precision, rank_block, token_block
+from lorakit.kernels.tiles import (
+    ceil_div, dot_precision, expand_stages, rank_block, token_block)
 
 
 @triton.jit(do_not_specialize=["num_tokens"])  # one variant for every batch size
@@ -117,5 +118,6 @@ def expand(h: torch.Tensor, lora_b: torch.Tensor, out: torch.Tensor, batch: LoRA
         out.shape[0], max_loras, out.shape[1], width,
         SPLITS=h.shape[0], SLICE_SIZES=slice_sizes, PERMUTED=permuted,
         PRECISION=dot_precision(lora_b.dtype),
-        BLOCK_T=block_t, BLOCK_N=block_n, BLOCK_R=rank_block(width))
+        BLOCK_T=block_t, BLOCK_N=block_n, BLOCK_R=rank_block(width),
+        num_stages=expand_stages(lora_b.dtype))
     return out

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from lorakit.batch import LoRABatchInfo
-from lorakit.kernels.tiles import power_of_two
+from lorakit.kernels.tiles import power_of_two, route_warps
 
 MAX_TOKENS = 8192  # a program holds every token's slot in registers
 COMPILED = {}  # variant -> what Triton compiled for it
@@ -78,9 +78,9 @@ def route(weight_indices: torch.Tensor, lora_ranks: torch.Tensor, scalings: torc
     """
     num_tokens = weight_indices.numel()
     block = max(32, power_of_two(num_tokens))  # powers of two: few variants to compile
-    warps = 1 if block < 128 else 4 if block <= 1024 else 8  # one alone need not wait for others
     vectors = num_tokens % 4 == 0
-    copy_slots = out.lora_ranks.data_ptr() != lora_ranks.data_ptr()
+    copy_slots = (out.lora_ranks.data_ptr() != lora_ranks.data_ptr()
+                  or out.scalings.data_ptr() != scalings.data_ptr())
     grid = (out.num_segments + 1, 1, 1)
     args = (weight_indices, lora_ranks, scalings, out.seg_lens, out.seg_indptr, out.permutation,
             out.weight_indices, out.lora_ranks, out.scalings, num_tokens, lora_ranks.numel(),
@@ -89,6 +89,6 @@ def route(weight_indices: torch.Tensor, lora_ranks: torch.Tensor, scalings: torc
     variant = (weight_indices.device, weight_indices.data_ptr() % 16, copy_slots, vectors, block)
     compiled = COMPILED.get(variant)
     if compiled is None:
-        COMPILED[variant] = route_kernel[grid](*args, num_warps=warps)
+        COMPILED[variant] = route_kernel[grid](*args, num_warps=route_warps(block))
     else:
         compiled[grid](*args)

@@ -31,11 +31,24 @@ def hidden_block(dtype: torch.dtype) -> int:
 
 
 def hidden_splits(hidden: int, block_k: int, max_len: int) -> int:
-    """Parts that shrink cuts the hidden size into: 8 in decode, where a handful of segments would
-    leave most of the GPU idle, but no part shorter than one step; 1 in prefill, which has programs
+    """Parts that shrink cuts the hidden size into: at most 8 in decode, where a handful of segments
+    would leave most of the GPU idle, each with a step to do; 1 in prefill, which has programs
     enough. Fewer planes cost expand less; chapter *Shrink* measures both sides.
     """
-    return min(8, ceil_div(hidden, block_k)) if max_len <= 256 else 1
+    steps = max(1, ceil_div(hidden, block_k))
+    return ceil_div(steps, ceil_div(steps, 8)) if max_len <= 256 else 1
+
+
+def expand_stages(dtype: torch.dtype) -> int:
+    """Steps of the loop over ranks whose tiles expand loads ahead: 3, Triton's default, but 2 for
+    float32, whose eight planes would not fit the 99 KiB of the smaller GPUs otherwise.
+    """
+    return 2 if dtype == torch.float32 else 3
+
+
+def route_warps(block: int) -> int:
+    """Warps of a routing program: one alone need not wait for others; more share a long scan."""
+    return 1 if block < 128 else 4 if block <= 1024 else 8
 
 
 def dot_precision(dtype: torch.dtype) -> str:
