@@ -16,6 +16,7 @@ import torch
 
 from benchmarks import evidence
 from lorakit import NO_ADAPTER, StaticLoRABatchInfo, reference, routing, slots_to_device, timing
+
 SIZES = ((1, 8), (8, 8), (32, 8), (32, 32), (64, 64), (128, 16), (256, 8), (256, 64), (1024, 64),
          (4096, 128), (8192, 8), (8192, 256))
 MIXES = ("uniform", "one", "zipf")

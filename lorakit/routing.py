@@ -15,7 +15,9 @@ from lorakit.batch import LoRABatchInfo, StaticLoRABatchInfo, require, require_s
 
 try:
     from lorakit.kernels.route import MAX_TOKENS, route
-except ImportError:  # Triton is published for Linux only
+except ModuleNotFoundError as missing:  # Triton is published for Linux only
+    if missing.name != "triton":
+        raise
     MAX_TOKENS, route = 0, None
 
 SIGN_BIT_OFF = 0x7FFFFFFF

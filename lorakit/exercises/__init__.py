@@ -11,5 +11,3 @@ from lorakit.exercises.shrink import check_masked_rows, check_programs, check_ad
 from lorakit.exercises.expand import check_tile_columns, check_unpack, check_add_scaled
 from lorakit.exercises.routing import check_place_of, check_permutation, check_tile_table
 from lorakit.exercises.sync_bug import check_reset, check_routing
-
-__all__ = [name for name in dir() if name.startswith("check_")] + ["batches"]

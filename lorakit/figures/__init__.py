@@ -9,6 +9,3 @@ from lorakit.figures.kernels import (
     draw_to_scale)
 from lorakit.figures.style import NONE_COLOR, WAY_COLORS, color_of
 from lorakit.figures.times import draw_parts, draw_ways, draw_curves, draw_launches, draw_timeline
-
-__all__ = [name for name in dir() if name.startswith("draw_")] + [
-    "NONE_COLOR", "WAY_COLORS", "color_of", "plt"]
