@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from lorakit import exercises, reference, slots_to_device
+from book import exercises
+from lorakit import reference, slots_to_device
 from lorakit.routing import route_by_adapter
 
 

@@ -4,7 +4,8 @@ import matplotlib
 import pytest
 import torch
 
-from lorakit import figures, timeline
+from book import figures
+from lorakit import timeline
 
 matplotlib.use("Agg")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 
 from lorakit import reference, runtime, slots_to_device
-from lorakit.exercises.common import batches
+from book.exercises.common import batches
 
 
 def check_place_of(place_of: Callable[[list[int], int, int], int]) -> None:

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable
 
 from lorakit import reference
-from lorakit.exercises.common import batches
+from book.exercises.common import batches
 
 
 def check_to_places(to_places: Callable[[list[int]], list[int]]) -> None:

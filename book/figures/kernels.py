@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 
-from lorakit.figures.style import WAY_COLORS, DARK, NONE_COLOR, INK, color_of, draw_row, finish
+from book.figures.style import WAY_COLORS, DARK, NONE_COLOR, INK, color_of, draw_row, finish
 
 
 def draw_to_scale(matrices: dict[str, tuple[int, int, str]]) -> None:
@@ -136,7 +136,7 @@ def draw_layout(rows: dict[str, Sequence[str]], colors: dict[str, str]) -> None:
             color = colors.get(label[:1], "#EDEDED")
             ax.add_patch(Rectangle((place, -y - 0.4), 0.94, 0.75, fc=color, lw=0))
             ax.text(place + 0.47, -y - 0.03, label, ha="center", va="center",
-                    color="white" if label[:1] in colors else INK)
+                    color="white" if color in (*DARK, *WAY_COLORS) else INK)
     for place in range(len(labels)):
         ax.text(place + 0.47, 0.42, str(place), ha="center", va="bottom", fontsize=9)
     finish(ax, len(labels), bottom=-len(rows) + 0.45, top=0.85, left=-1.9)

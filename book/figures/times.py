@@ -3,7 +3,7 @@
 import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 
-from lorakit.figures.style import WAY_COLORS, INK, label_logarithmic
+from book.figures.style import NONE_COLOR, WAY_COLORS, INK, label_logarithmic
 from lorakit.timeline import WAITS, Event, graphs
 
 
@@ -45,15 +45,19 @@ def draw_ways(times_us: dict[str, dict[str, float]], floors_us: dict[str, float]
     plt.tight_layout()
 
 
-def draw_curves(curves: dict[str, dict[int, float]], chosen: int, xlabel: str, ylabel: str) -> None:
-    """A curve for each name over powers of two; its least point ringed, the chosen one a line."""
+def draw_curves(curves: dict[str, dict[int, float]], chosen: int | None, xlabel: str,
+                ylabel: str, ticks: list[int] | None = None) -> None:
+    """A curve for each name over powers of two. Where one x was chosen it is a line, and the least
+    point of each curve is ringed. `ticks` are the x that get a number, else all of them."""
     _, ax = plt.subplots(figsize=(6.4, 3.3))
     for i, (name, curve) in enumerate(curves.items()):
         ax.plot(list(curve), list(curve.values()), "o-", ms=4, lw=1.8, color=WAY_COLORS[i], label=name)
-        best = min(curve, key=curve.get)
-        ax.plot(best, curve[best], "o", ms=11, mfc="none", mec=WAY_COLORS[i], mew=1.8)
-    ax.axvline(chosen, color=INK, lw=1.2, ls="--")
-    ticks = sorted({x for curve in curves.values() for x in curve})
+        if chosen is not None:
+            best = min(curve, key=curve.get)
+            ax.plot(best, curve[best], "o", ms=11, mfc="none", mec=WAY_COLORS[i], mew=1.8)
+    if chosen is not None:
+        ax.axvline(chosen, color=INK, lw=1.2, ls="--")
+    ticks = ticks or sorted({x for curve in curves.values() for x in curve})
     ax.set_xscale("log", base=2)
     ax.set_xticks(ticks, [str(x) for x in ticks])
     ax.set(xlabel=xlabel, ylabel=ylabel)
@@ -87,13 +91,14 @@ def draw_launches(panels: dict[str, list[Event]]) -> None:
 
 
 def draw_timeline(panels: dict[str, list[Event]], first_step: int = 2, steps: int = 3) -> None:
-    """Host and GPU lanes of several runs, one under the other on one scale of time."""
+    """Host and GPU lanes of several runs on one scale of time: at least `steps` graphs and the gaps after them."""
     _, axes = plt.subplots(len(panels), 1, figsize=(6.4, 1.9 * len(panels)), sharex=True,
                            squeeze=False)
-    axes = axes[:, 0]
-    for ax, (title, events) in zip(axes, panels.items()):
-        replays = graphs(events)
-        origin, end = replays[first_step][1], replays[first_step + steps][1]
+    axes, replays = axes[:, 0], [graphs(events) for events in panels.values()]
+    length = max(panel[first_step + steps][1] - panel[first_step][1] for panel in replays)
+    for ax, replays, (title, events) in zip(axes, replays, panels.items()):
+        origin = replays[first_step][1]
+        end = origin + length
         for event in events:
             if event.end_us < origin or event.start_us > end:
                 continue
@@ -106,7 +111,7 @@ def draw_timeline(panels: dict[str, list[Event]], first_step: int = 2, steps: in
             if before < end:
                 ax.annotate("", ((after - origin) / 1e3, -0.15), ((before - origin) / 1e3, -0.15),
                             arrowprops={"arrowstyle": "-", "color": INK, "lw": 2.5})
-        ax.set(xlim=(0, (end - origin) / 1e3), ylim=(-0.35, 1.8), yticks=[0.35, 1.35],
+        ax.set(xlim=(0, length / 1e3), ylim=(-0.35, 1.8), yticks=[0.35, 1.35],
                yticklabels=["GPU", "host"])
         ax.tick_params(axis="y", length=0)
         ax.spines["bottom"].set_visible(ax is axes[-1])
@@ -116,4 +121,36 @@ def draw_timeline(panels: dict[str, list[Event]], first_step: int = 2, steps: in
     handles = [Rectangle((0, 0), 1, 1, color=c) for c in ("#555555", "#D55E00", "#0072B2", "#E69F00")]
     axes[0].legend(handles, ["launches", "waits", "model's graph", "routing"], ncols=4, loc="lower right",
                    bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9, handlelength=1, columnspacing=1)
+    plt.tight_layout()
+
+
+def draw_streams(panels: dict[str, list[str]]) -> None:
+    """Calls such as 'side waits origin' and 'side runs', left to right, a lane for each stream.
+
+    A box is work, pale where the capture, which began on the first stream, has not come; an arrow
+    is a wait and points to who waits.
+    """
+    _, axes = plt.subplots(len(panels), 1, figsize=(6.4, 1.35 * len(panels)), squeeze=False)
+    length = max(map(len, panels.values()))
+    for ax, (title, calls) in zip(axes[:, 0], panels.items()):
+        words = [call.split() for call in calls]
+        lanes = list(dict.fromkeys(name for stream, _, *other in words for name in (stream, *other)))
+        reached = {lanes[0]}
+        for step, (stream, verb, *other) in enumerate(words):
+            y = -lanes.index(stream)
+            if verb == "runs":
+                color = WAY_COLORS[0] if stream in reached else "#D5D5D5"
+                ax.add_patch(Rectangle((step + 0.1, y - 0.3), 0.8, 0.6, color=color, lw=0))
+                continue
+            reached |= {stream} if other[0] in reached else set()
+            ax.annotate("", (step + 0.5, y), (step + 0.5, -lanes.index(other[0])),
+                        arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 1.8, "shrinkA": 0,
+                                    "shrinkB": 0, "mutation_scale": 16})
+        for lane in range(len(lanes)):
+            ax.plot([0, length], [-lane, -lane], color=NONE_COLOR, lw=1, zorder=0)
+        ax.set(xlim=(0, length), ylim=(0.5 - len(lanes), 0.5), xticks=[])
+        ax.set_yticks([-lane for lane in range(len(lanes))], lanes)
+        ax.tick_params(axis="y", length=0)
+        ax.spines[["left", "bottom"]].set_visible(False)
+        ax.set_title(title, loc="left")
     plt.tight_layout()

@@ -2,10 +2,12 @@
 
 import matplotlib.pyplot as plt
 
-from lorakit.figures.batch import (
+from book.figures.batch import (
     draw_batch, draw_permutation, draw_strips, draw_programs, draw_scan)
-from lorakit.figures.kernels import (
+from book.figures.kernels import (
     draw_column_tiles, draw_expand_program, draw_lanes, draw_layout, draw_sms, draw_tiles,
     draw_to_scale)
-from lorakit.figures.style import NONE_COLOR, WAY_COLORS, color_of
-from lorakit.figures.times import draw_parts, draw_ways, draw_curves, draw_launches, draw_timeline
+from book.figures.recordings import draw_recording
+from book.figures.style import NONE_COLOR, WAY_COLORS, color_of
+from book.figures.times import (
+    draw_parts, draw_ways, draw_curves, draw_launches, draw_streams, draw_timeline)

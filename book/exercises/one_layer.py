@@ -8,7 +8,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lorakit import NO_ADAPTER, runtime
-from lorakit.exercises.common import batches
+from book.exercises.common import batches
 
 
 def check_break_even(break_even_rank: Callable[[int, int], int]) -> None:

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from lorakit.figures.style import color_of, draw_row, draw_bounds, finish
+from book.figures.style import color_of, draw_row, draw_bounds, finish
 
 
 def draw_batch(slots: Sequence[int], seg_indptr: Sequence[int], title: str = "") -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from lorakit import StaticLoRABatchInfo, reference, runtime, slots_to_device, timing
-from lorakit.exercises.common import batches
+from book.exercises.common import batches
 
 
 def check_reset(reset: Callable[[torch.Tensor], object]) -> None:

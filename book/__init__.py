@@ -1,0 +1,1 @@
+"""What the chapters draw with and check exercises with. `lorakit`, which they teach, needs none of it."""

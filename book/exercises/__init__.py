@@ -1,0 +1,18 @@
+"""Checkers for the book's exercises. Each says what went wrong, for which batch, or that it passed.
+
+One file a chapter. Every checker is tested against the solution and against wrong answers that
+readers give.
+"""
+
+from book.exercises.common import batches
+from book.exercises.one_layer import check_break_even, check_padded_rows, check_masked
+from book.exercises.segments import check_to_places, check_seg_indptr, check_chunks
+from book.exercises.shrink import check_masked_rows, check_programs, check_add_planes
+from book.exercises.expand import check_tile_columns, check_unpack, check_add_scaled
+from book.exercises.routing import check_place_of, check_permutation, check_tile_table
+from book.exercises.why_graphs import check_saved, check_waits, check_paid_off
+from book.exercises.recorder import check_predictions, check_scale_rows, check_external
+from book.exercises.loud_rules import check_pick, check_diagnose, check_warm_up
+from book.exercises.silent_rules import evidence, check_rules, check_server, check_tail
+from book.exercises.runner import check_best_buckets, check_refresh, check_fills
+from book.exercises.sync_bug import check_reset, check_routing

@@ -1,0 +1,10 @@
+"""What may be captured in a CUDA graph, and what a graph has frozen: tools that try it and say.
+
+Chapters *The loud rules* and *The silent rules* derive what they look for.
+"""
+
+from lorakit.capture.attempt import Attempt, attempt
+from lorakit.capture.probe import Report, probe
+from lorakit.capture.safe import assert_graph_safe
+
+__all__ = ["Attempt", "Report", "assert_graph_safe", "attempt", "probe"]
