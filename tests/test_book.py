@@ -46,7 +46,7 @@ def test_the_instructors_plans_add_up():
         r"\*\*Minutes:\*\* (\d+), and (\d+) more", text_of(c)).groups())] for c in CHAPTERS}
     said = (ROOT / "appendix" / "running.md").read_text()
     plans = re.findall(r"(?m)^- \*\*(.*?):\*\* (.*?) (with|without) their exercises, (\d+) minutes", said)
-    assert len(plans) == 4
+    assert len(plans) == 5
     for plan, chapters, exercises, total in plans:
         named = [t for t in minutes if f"*{t}*" in chapters or chapters == "all chapters"]
         assert named, plan
@@ -62,6 +62,16 @@ def test_the_pages_name_the_machine_that_recorded_the_chapters():
     short = [".".join(re.findall(r"\d+", version)[:2]) for version in (torch, triton)]
     assert f"from an {device} with PyTorch {short[0]} and Triton {short[1]}" in said
     assert f"recorded on an {device}" in (ROOT / "intro.md").read_text()
+
+
+def test_the_page_of_rules_has_each_rule_once_and_links_to_its_chapter():
+    page = (ROOT / "appendix" / "rules.md").read_text()
+    rules = re.findall(r"(?m)^\| \{ref\}`([LS]\d+) <rule-(\w+)>` ", page)
+    assert [number for number, _ in rules] == [f"L{i}" for i in range(1, 20)] + [f"S{i}" for i in range(1, 18)]
+    assert all(label == number.lower() for number, label in rules)
+    taught = "".join(text_of(chapter) for chapter in CHAPTERS)
+    for number, label in rules:
+        assert re.search(rf"(?m)^\(rule-{label}\)=\n#+ .*\b{number}\b", taught), f"no section teaches {number}"
 
 
 def test_every_reference_is_cited_by_a_known_key():
