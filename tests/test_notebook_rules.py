@@ -152,8 +152,8 @@ def test_code_size():
     assert found(chapter(long)) == {"code_size"}
     assert found(chapter(code("\n".join(["x = 6", ""] * 25)))) == set()
     assert found(chapter(*[code("\n".join(["x = 6"] * 9)) for _ in range(28)])) == {"code_size"}
-    assert found(chapter(code("x = 6" + " " * 85))) == {"code_size"}
-    assert found(chapter(code("x = 6" + " " * 84))) == set()
+    assert found(chapter(code("x = 6" + " " * 84))) == {"code_size"}
+    assert found(chapter(code("x = 6" + " " * 83))) == set()
 
 
 def test_every_rule_has_a_planted_fault():

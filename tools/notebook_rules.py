@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 MAX_CODE_LINES, MAX_MEDIAN_LINES, MIN_CELLS, MAX_CELLS = 25, 8, 30, 60
-MAX_CODE_WIDTH = 89
+MAX_CODE_WIDTH = 88
 OPENING = ("Questions", "Objectives", "Minutes", "Prerequisites")
 CLOSING = ("Key points", "Exercises", "The limit")
 TAGS = {
