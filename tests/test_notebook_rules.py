@@ -88,6 +88,7 @@ def change(nb, index, source):
 FAULTS = [
     ("executed", lambda nb: nb.cells[2].update(execution_count=None)),
     ("executed", lambda nb: nb.cells[2].update(execution_count=7)),
+    ("strict", lambda nb: nb.cells[5].metadata.update(tags=["nbval-check-output"])),
     ("recorded", lambda nb: nb.cells[2].metadata.pop("recorded")),
     ("recorded", lambda nb: nb.cells[2].metadata["recorded"].pop("triton")),
     ("stale", lambda nb: change(nb, 2, "x = 6  # edited later")),

@@ -282,6 +282,13 @@ def executed(nb, root=ROOT):
         yield f"executed out of order or in part: counts {counts}"
 
 
+def strict(nb, root=ROOT):
+    """A cell whose output must be the same anywhere has one: nothing equals nothing everywhere."""
+    for i, cell in code_cells(nb):
+        if "nbval-check-output" in tags(cell) and not cell.outputs:
+            yield f"cell {i}: tagged nbval-check-output, and has no output to compare"
+
+
 def recorded(nb, root=ROOT):
     """Every code cell carries the hash of its source and the machine that ran it."""
     for i, cell in code_cells(nb):
@@ -510,8 +517,8 @@ def numbers_in_prose(nb, root=ROOT):
 
 
 OUTPUT_RULES = [expected_failures, short_tracebacks, no_warnings, no_machine_paths]
-RULES = [executed, recorded, stale, one_machine, known_tags, *OUTPUT_RULES, code_size, chapter_size,
-         figures, banned_words, opening, closing, measurable_objectives, numbers_in_prose]
+RULES = [executed, strict, recorded, stale, one_machine, known_tags, *OUTPUT_RULES, code_size,
+         chapter_size, figures, banned_words, opening, closing, measurable_objectives, numbers_in_prose]
 
 
 def check(nb, name: str, root: Path = ROOT) -> list[str]:

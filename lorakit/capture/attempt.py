@@ -17,6 +17,7 @@ from lorakit.capture import driver
 from lorakit.capture.lines import Line, last_line
 from lorakit.capture.rules import EARLIER, UNCLEAR, rule_of, rule_of_operation
 
+
 @dataclass
 class Attempt:
     """What came of one capture. Keep it as long as its graph is replayed."""

@@ -61,6 +61,7 @@ def probe(fn: Callable[..., object], *args: object) -> Report:
         Whatever fn raises by itself, outside of a capture.
     """
     require_gpu("probe", fn)
+
     def step() -> object:
         return fn(*args)
 

@@ -151,8 +151,8 @@ class Checks:
             changed = [f"{name} was {was!r} at capture and is {value!r} now"
                        for name, was, value in pairs(first, batch)
                        if not isinstance(was, Tensor) and repr(was) != repr(value)]
-            said = [f"{rule}: {said}", f"A graph of this batch would be right; {why}", *changed]
-            return "\n  ".join(said)
+            return "\n  ".join([f"{rule}: {said}", f"A graph of this batch would be right; {why}",
+                                *changed])
         stale = mapped(lambda out, right: cut(out, right.shape).clone(), now.result, expected)
         self.write(static, i)
         for _, buffer, value in pairs(static, batch):
