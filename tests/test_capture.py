@@ -13,7 +13,7 @@ from lorakit import capture
 from lorakit.capture import attempt, probe
 from lorakit.capture.driver import Node
 from lorakit.capture.frozen import frozen
-from lorakit.capture.lines import is_library, last_line
+from lorakit.capture.lines import Line, is_library, last_place
 from lorakit.capture.rules import rule_of, rule_of_operation
 from lorakit.capture.trees import copied, leaves, mapped
 
@@ -214,7 +214,7 @@ def test_the_line_of_an_error_is_the_callers_not_the_librarys():
     try:
         torch.nn.functional.softmax(torch.zeros(2), dim=7)
     except IndexError as error:
-        line = last_line(error.__traceback__)
+        line = Line.at(*last_place(error.__traceback__))
     assert line.source.startswith("torch.nn.functional.softmax")
     assert is_library(torch.__file__) and not is_library(__file__)
     assert not is_library(sys.modules["lorakit"].__file__)

@@ -32,10 +32,10 @@ def test_readme_lists_every_module():
 @pytest.mark.parametrize("layer", LAYERS)
 def test_a_module_imports_only_from_below(layer):
     files = (ROOT / "lorakit").glob(f"{layer}.py") or []
-    files = [*files, *(ROOT / "lorakit" / layer).glob("*.py")]
+    files = [*files, *(ROOT / "lorakit" / layer).rglob("*.py")]
     below = set(LAYERS[LAYERS.index(layer) + 1:])
     for path in files:
-        own = {layer} if path.parent.name == layer else set()
+        own = {layer} if path.stem != layer else set()
         assert imported_by(path) - own <= below, path.name
 
 

@@ -14,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lorakit.capture import driver
-from lorakit.capture.lines import Line, last_line
+from lorakit.capture.lines import Line, last_place
 from lorakit.capture.rules import EARLIER, UNCLEAR, rule_of, rule_of_operation
 
 
@@ -74,7 +74,8 @@ def attempt(fn: Callable[[], object], error_mode: str = "thread_local",
     found, error = capture_once(fn, error_mode, pool)
     if error is None:
         return found
-    found.line, found.rule = last_line(error.__traceback__), rule_of(error)
+    place = last_place(error.__traceback__)
+    found.line, found.rule = place and Line.at(*place), rule_of(error)
     if found.rule in (UNCLEAR, EARLIER):
         watch = FirstRefused()
         with watch:

@@ -7,7 +7,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import CodeType, FrameType, TracebackType
 
 import torch
@@ -25,13 +25,15 @@ class Line:
     number: int  # in its file or cell, from 1
     source: str  # stripped, "" where there is no source
     ms: float = 0.0  # host milliseconds, if it was timed
+    file: str = field(default="", compare=False, repr=False)  # of the source
 
     def __str__(self) -> str:
         return f"`{self.source}` (line {self.number}, {self.function})"
 
     @classmethod
     def at(cls, code: CodeType, number: int, ms: float = 0.0) -> "Line":
-        return cls(code.co_qualname, number, linecache.getline(code.co_filename, number).strip(), ms)
+        source = linecache.getline(code.co_filename, number).strip()
+        return cls(code.co_qualname, number, source, ms, code.co_filename)
 
 
 @functools.cache
@@ -43,12 +45,12 @@ def is_library(file: str) -> bool:
                                         for name in ("torch", "triton"))
 
 
-def last_line(traceback: TracebackType | None) -> Line | None:
-    """The innermost line of the reader's code in a traceback, or None."""
+def last_place(traceback: TracebackType | None) -> tuple[CodeType, int] | None:
+    """The innermost line of the reader's code in a traceback, as code and number, or None."""
     found = None
     while traceback:
         if not is_library(traceback.tb_frame.f_code.co_filename):
-            found = Line.at(traceback.tb_frame.f_code, traceback.tb_lineno)
+            found = traceback.tb_frame.f_code, traceback.tb_lineno
         traceback = traceback.tb_next
     return found
 

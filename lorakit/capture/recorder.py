@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 
 class Memory(NamedTuple):
@@ -92,4 +92,9 @@ def needs_values(func: Callable, named: dict[str, object]) -> bool:
 
 
 def tensors(tree: object) -> list[torch.Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+    """The tensors among an operation's arguments or results, in order."""
+    if isinstance(tree, torch.Tensor):
+        return [tree]
+    if isinstance(tree, dict):
+        tree = list(tree.values())
+    return [t for part in tree for t in tensors(part)] if isinstance(tree, list | tuple) else []

@@ -1,0 +1,129 @@
+"""lint: run a function once on the CPU, and say what a CUDA graph would do with it."""
+
+from collections.abc import Callable
+
+from lorakit.capture.checker.cuda import Cuda
+from lorakit.capture.checker.findings import BREAKS, NOTE, LintReport
+from lorakit.capture.checker.frozen import compare
+from lorakit.capture.checker.kernels import watched
+from lorakit.capture.checker.operations import Operations
+from lorakit.capture.checker.places import PAGEABLE, PINNED, Host, storage_of, tensors_in
+from lorakit.capture.checker.questions import Questions
+from lorakit.capture.checker.run import Run
+from lorakit.capture.checker.waits import Cause
+from lorakit.capture.lines import last_place
+
+NOTHING = Cause("", "no tensor stands for a device tensor, so little can be seen",
+                "pass the step's tensors as arguments")
+MEMORY = Cause("", "in a capture their memory is the graph's own, and holds nothing before a replay",
+               "keep none of them outside; what must last is made before the capture")
+KEPT = Cause("S12", "made in the call, not returned, and still alive: a cache? Its memory is the graph's",
+             "make it before the capture")
+OVERWRITTEN = Cause("S10", "made in the call: the next replay writes the same memory again",
+                    "clone what you keep")
+
+
+def lint(fn: Callable[..., object], *args: object, other: tuple | None = None) -> LintReport:
+    """Find what a CUDA graph of a function would refuse, and what it would freeze, without a GPU.
+
+    Calls fn(*args) on the CPU, once, and looks at each operation. It goes on after a finding, so one
+    call lists them all. The arguments are written as fn writes them. Nothing is captured.
+
+    Args:
+        fn: a step. A module's tensors, a bound method's object and modules in a closure lie on
+            the device. Other tensors that fn does not get as arguments lie on the host.
+        args: on the CPU. Every tensor in them, in containers, dataclasses, objects and modules, stands
+            for a device tensor; `Host(tensor)` for one that stays on the host. Python values are
+            what they are.
+        other: the arguments of a second batch, in other tensors or the same. Then fn runs once more,
+            and each launch that differs is FROZEN: a number, a shape, a grid, an address, a branch.
+
+    Returns:
+        The findings, and what fn returned for the first batch. Does not synchronise.
+
+    Triton kernels run in the interpreter, or are skipped with a note. While fn runs, `torch.cuda` is a
+    stand-in in every thread: do not lint while others use a GPU. It adds some 50 microseconds an
+    operation, and seconds to the first call in a process. It cannot see what C++ and CUDA libraries
+    do by themselves: chapter *Catch it before the GPU does* lists what it misses.
+
+    Raises:
+        TypeError: if fn cannot be called, `other` is no tuple, or a tensor is not on the CPU.
+        Whatever fn raises, with the findings so far as a note.
+    """
+    if not callable(fn):
+        raise TypeError(f"fn must be callable, got {type(fn).__name__}")
+    if other is not None and not isinstance(other, tuple):
+        raise TypeError(f"other must be the tuple of a second batch's arguments, got "
+                        f"{type(other).__name__}")
+    for given, name in ((args, "args"), (other or (), "other")):
+        check(fn, given, name)
+    run = watch(fn, args)
+    memory_notes(run)
+    if other is not None:
+        compare(run, watch(fn, other))
+    name = getattr(fn, "__name__", type(fn).__name__)
+    return LintReport(name, tuple(run.found.values()), run.result, other is not None)
+
+
+def assert_lint_clean(fn: Callable[..., object], *args: object, other: tuple | None = None) -> None:
+    """A test in one line: fails if `lint` finds a break, or with a second batch something frozen.
+
+    Raises:
+        AssertionError: its text is the report.
+        What `lint` raises.
+    """
+    report = lint(fn, *args, other=other)
+    if report.breaks or report.frozen:
+        raise AssertionError(str(report))
+
+
+def check(fn: Callable, args: tuple, name: str) -> None:
+    """Raises TypeError for a tensor that is not on the CPU."""
+    for where, tensor in tensors_in((args, fn), name):
+        if tensor.device.type != "cpu":
+            raise TypeError(f"{where} is on {tensor.device}; lint runs on the CPU: pass copies, .cpu()")
+
+
+def watch(fn: Callable, args: tuple) -> Run:
+    """Call fn, and look at it."""
+    run = Run()
+    for i, arg in enumerate(args):
+        if isinstance(arg, Host):
+            run.input(f"input {i}", arg.tensor, PINNED if arg.pinned else PAGEABLE)
+        else:
+            for name, tensor in tensors_in(arg, f"input {i}"):
+                run.input(name, tensor)
+    for name, tensor in tensors_in(fn, "fn"):
+        run.input(name, tensor)
+    if not run.places.any_device():
+        code = getattr(fn, "__code__", None)
+        run.report(NOTE, NOTHING, "lint", code and (code, code.co_firstlineno))
+    cuda = Cuda(run)
+    try:
+        with cuda.patched(), watched(run), Questions(run), Operations(run):
+            run.result = fn(*(arg.tensor if isinstance(arg, Host) else arg for arg in args))
+            cuda.end()
+    except Exception as error:
+        if "graph capture" not in str(error):  # else PyTorch itself looks for a capture, and refuses
+            error.add_note(str(LintReport("so far", tuple(run.found.values()), None, False)))
+            raise
+        run.report(BREAKS, Cause("", str(error).splitlines()[0]), "PyTorch's own check",
+                   last_place(error.__traceback__))
+    return run
+
+
+def memory_notes(run: Run) -> None:
+    """What the call allocated, and who holds it after the call."""
+    if not run.made:
+        return
+    returned = {id(storage_of(tensor)) for _, tensor in tensors_in(run.result, "result")}
+    count, size = len(run.made), sum(size for _, size, _ in run.made)
+    run.report(NOTE, MEMORY, f"{count} new tensors, {size} bytes", run.made[0][2])
+    alive = [(made(), line) for made, _, line in run.made]
+    alive = [(tensor, line) for tensor, line in alive if tensor is not None and tensor.grad_fn is None]
+    results = [line for tensor, line in alive if id(storage_of(tensor)) in returned]
+    if results:
+        run.report(NOTE, OVERWRITTEN, f"the result, {len(results)} new tensors", results[0])
+    for tensor, line in alive:
+        if id(storage_of(tensor)) not in returned:
+            run.report(NOTE, KEPT, f"a tensor {tuple(tensor.shape)}", line)

@@ -1,0 +1,79 @@
+"""The dispatch mode: each operation that PyTorch runs, and where its operands lie."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lorakit.capture.checker.findings import BREAKS, NOTE
+from lorakit.capture.checker.places import DEVICE, PAGEABLE, PINNED, storage_of
+from lorakit.capture.checker.run import LEFT, Run
+from lorakit.capture.checker.waits import INDEXES, STRANGER, Cause, cause_of, operation
+from lorakit.capture.recorder import tensors
+
+IS_NO_WORK = ("lift_fresh", "detach", "alias", "view", "select", "slice", "_local_scalar_dense")
+TAKES_HOST = ("copy_", "copy", "where", "bernoulli_", "_pack_padded_sequence", *INDEXES)
+
+
+class Operations(TorchDispatchMode):
+    """Looks at each operation before it runs, and remembers where its results would lie."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.run = run
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        run, kwargs = self.run, kwargs or {}
+        if run.is_quiet:
+            return func(*args, **kwargs)
+        schema = func._schema.arguments
+        named = dict(zip([argument.name for argument in schema], args)) | kwargs
+        given = tensors([args, kwargs])
+        uses_device = run.places.any_on_device(given)
+        if uses_device:
+            with run.quiet():
+                self.check(func, named, given)
+        elif operation(func) not in IS_NO_WORK and not all(map(run.places.knows, given)):
+            run.report(NOTE, LEFT, f"aten.{operation(func)}")
+        result = func(*args, **kwargs)
+        before = {id(storage_of(tensor)) for tensor in given}
+        made = [tensor for tensor in tensors(result) if id(storage_of(tensor)) not in before]
+        if operation(func) == "lift_fresh" and not run.places.knows(result):
+            made = [result]  # a value that was written in Python
+        for i, tensor in enumerate(made):
+            run.new(tensor, self.place(func, i, uses_device, bool(given)))
+        if uses_device and (made or any(argument.is_write for argument in schema)):
+            scalars = {name: value for name, value in named.items() if not tensors(value)}
+            run.launch(f"aten.{operation(func)}", scalars, given)
+        return result
+
+    def check(self, func: Callable, named: dict[str, object], given: list[Tensor]) -> None:
+        """Report what a capture would refuse, before the operation runs."""
+        run, op = self.run, f"aten.{operation(func)}"
+        cause = cause_of(func, named, run.places) or self.strangers(func, given)
+        if cause:
+            run.report(BREAKS, cause, f"{op}({', '.join(map(run.places.of, given))})")
+        elif op == "aten.copy_" and run.places.on_device(named["self"]):
+            run.upload(f"{op}(device, {run.places.of(named['src'])})", named["src"])
+
+    def strangers(self, func: Callable, given: list[Tensor]) -> Cause | None:
+        """Operands on the host, of more than one number, where a kernel needs them on the device."""
+        places, cause = self.run.places, None
+        for tensor in given:
+            if tensor.is_nested or not tensor.dim() or places.on_device(tensor) or (
+                    operation(func) in TAKES_HOST):
+                continue
+            if places.made(tensor) or places.of(tensor) == PINNED:
+                cause = STRANGER
+            else:
+                self.run.adopt(tensor, f"aten.{operation(func)}")
+        return cause
+
+    def place(self, func: Callable, i: int, uses_device: bool, was_given: bool) -> str:
+        """Where a GPU would have the operation's i-th new tensor."""
+        if operation(func) == "_pack_padded_sequence" and i == 1:
+            return PAGEABLE  # the batch sizes
+        # A factory inside of PyTorch makes its tensor like the operands; a value that was
+        # written in Python comes in by lift_fresh.
+        made_alike = self.run.for_device and not was_given and operation(func) != "lift_fresh"
+        return DEVICE if uses_device or made_alike else PAGEABLE

@@ -1,0 +1,134 @@
+"""One run of a function under `lint`: where its tensors lie, what it launched, what was found."""
+
+import contextlib
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from types import CodeType
+
+import torch
+from torch import Tensor
+
+from lorakit.capture.checker.findings import BREAKS, FROZEN, NOTE, Finding
+from lorakit.capture.checker.places import DEVICE, PAGEABLE, PINNED, Places, storage_of
+from lorakit.capture.checker.waits import BLOCKING, CONVERTED, DOWNLOAD, UPLOAD, Cause, copy_cause
+from lorakit.capture.lines import Line, is_library
+
+REREAD = Cause("S7", "each replay reads the pinned buffer's address again, and the call made that buffer",
+               "a static pinned buffer that you keep, and rewrite before a replay")
+ADOPTED = Cause("", "a tensor from outside, taken to lie on the device, where a GPU needs it",
+                "pass it as an argument")
+LEFT = Cause("", "a tensor from outside, taken to lie on the host: then no graph holds this work (S5)",
+             "pass it as an argument if it stands for a device tensor")
+
+Place = tuple[CodeType, int]  # a line of source
+
+
+@dataclass
+class Launch:
+    """One operation or kernel as a graph would keep it. Equal ones replay alike."""
+
+    op: str  # "aten.copy_", "triton route_kernel"
+    line: Place | None = field(compare=False)
+    scalars: dict[str, object]  # the arguments that hold no tensor, and a kernel's grid
+    memory: list[tuple]  # of each tensor: its name or address; dtype, shape, strides, offset
+
+
+class Run:
+    """What one call of the function shows."""
+
+    def __init__(self) -> None:
+        self.places = Places()
+        self.found: dict[tuple, Finding] = {}
+        self.launches: list[Launch] = []
+        self.made: list[tuple[weakref.ref, int, Place | None]] = []  # new device tensors: bytes, line
+        self.names: dict[int, str] = {}  # id of a storage -> the input or the result that it is
+        self.result: object = None
+        self.is_quiet = False  # nothing is looked at
+        self.for_device = False  # a function of PyTorch's is running that was given device tensors
+        self.on_launch: Callable[[str], None] = lambda op: None
+
+    def report(self, severity: str, cause: Cause, op: str, line: Place | None = None) -> None:
+        """Add a finding at the caller's line, or count one more of the same."""
+        line = line or here()
+        key = severity, cause, op, line
+        if key in self.found:
+            self.found[key] = replace(self.found[key], times=self.found[key].times + 1)
+        else:
+            self.found[key] = Finding(severity, cause.rule, line and Line.at(*line), op, cause.why,
+                                      cause.fix)
+
+    @contextlib.contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Nothing inside is looked at."""
+        before, self.is_quiet = self.is_quiet, True
+        try:
+            yield
+        finally:
+            self.is_quiet = before
+
+    def input(self, name: str, tensor: Tensor, place: str = DEVICE) -> None:
+        """The function is given this tensor."""
+        self.places.put(tensor, place)
+        self.names.setdefault(id(storage_of(tensor)), name)
+
+    def new(self, tensor: Tensor, place: str) -> Tensor:
+        """The function made this tensor."""
+        self.places.put(tensor, place, made=True)
+        self.names[id(storage_of(tensor))] = f"temporary {len(self.names)}"
+        if place == DEVICE:
+            self.made.append((weakref.ref(tensor), tensor.numel() * tensor.element_size(), here()))
+        return tensor
+
+    def adopt(self, tensor: Tensor, op: str) -> None:
+        """A tensor of nobody knows where is used as only a device tensor can be."""
+        self.places.put(tensor, DEVICE)
+        self.report(NOTE, ADOPTED, op)
+
+    def launch(self, op: str, scalars: dict[str, object], given: list[Tensor]) -> None:
+        """Something was launched on the current stream."""
+        self.on_launch(op)
+        self.launches.append(Launch(op, here(), scalars, [self._memory(tensor) for tensor in given]))
+
+    def _memory(self, tensor: Tensor) -> tuple:
+        storage = storage_of(tensor)
+        name = self.names.get(id(storage))
+        if name is None:
+            name = self.names[id(storage)] = f"address {tensor.data_ptr():#x}"
+            self.places.put(tensor, self.places.of(tensor))
+        if storage is tensor or tensor.is_nested:  # neither has strides
+            return name, tensor.dtype
+        return name, tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.storage_offset()
+
+    def upload(self, op: str, source: Tensor) -> None:
+        """A copy from pinned memory was launched: a replay makes it again, from the same address."""
+        if self.places.of(source) == PINNED and self.places.made(source):
+            self.report(FROZEN, REREAD, op)
+
+    def move(self, tensor: Tensor, to: str, non_blocking: bool, dtype: torch.dtype | None) -> Tensor:
+        """The tensor's copy on the other side, as `.to()` makes it."""
+        origin, op = self.places.of(tensor), "aten._to_copy"
+        if to == PAGEABLE and non_blocking:
+            to = PINNED  # PyTorch pins it by itself
+        with self.quiet():
+            result = tensor.to(dtype=dtype, copy=True)
+        self.new(result, to)
+        cause = copy_cause(result, to, tensor, origin, non_blocking)
+        if cause is CONVERTED and tensor.is_contiguous():
+            cause = None  # `.to()` converts on the device
+        if cause:
+            cause = cause if cause in (BLOCKING, CONVERTED, DOWNLOAD) else UPLOAD
+            self.report(BREAKS, cause, f"{op}({origin} to {to})")
+        elif to == DEVICE:
+            self.upload(f"{op}({origin} to {to})", tensor)
+        self.launch(op, {"to": to, "dtype": result.dtype}, [tensor])
+        return result
+
+
+def here() -> Place | None:
+    """The innermost line that runs and is neither a library's nor this package's tools'."""
+    frame = sys._getframe(1)
+    while frame and is_library(frame.f_code.co_filename):
+        frame = frame.f_back
+    return frame and (frame.f_code, frame.f_lineno)
