@@ -1,14 +1,14 @@
-"""What a capture does with each of some 900 snippets, and what `lint` says of them without a GPU.
+"""What a capture does with each of some 1,090 snippets, and what `lint` says of them without a GPU.
 
 `python -m benchmarks.capture_snippets` tries them on a GPU and writes `results/capture_snippets.json`.
 The sets in `capture_snippets.json` beside this file: the *sample* is the rows that the project began
-with; from *development* the rules of `lorakit.capture.checker.waits` were written; the authors of
-*held out* and *final* did not see the tool. The last was not looked at before the tool was judged by it.
+with, and from *development* the rules of `lorakit.capture.checker.waits` were written. The authors of
+the others did not see the tool. It was judged by each of them once, and what it had got wrong was then
+mended, before the next was written: agreed on 306 of 309, 177 of 192, and the last as JUDGED says.
 """
 
 import json
 import math
-import os
 import subprocess
 import sys
 import warnings
@@ -51,7 +51,7 @@ def tensors(which: str, device: str) -> dict[str, object]:
 def step_of(code: str, first: str, **names: object) -> object:
     """A function of the device tensors and `pin` that runs the snippet."""
     source = "\n    ".join([f"def step({', '.join(ON_DEVICE)}, pin, k=2):", first, *code.splitlines()])
-    names |= {"torch": torch, "F": F, "math": math, "vals": [1.0, 2.0, 3.0], "print": lambda *a: [*map(str, a)]}
+    names |= {"torch": torch, "F": F, "math": math, "vals": [1.0, 2.0, 3.0], "print": lambda *a, **_: [*map(str, a)]}
     exec(compile(source, "a snippet", "exec"), names)
     return names["step"]
 
@@ -62,6 +62,14 @@ def linted(which: str, code: str) -> LintReport:
     step = step_of(code, "side, ev = torch.cuda.Stream(), torch.cuda.Event()",
                    **{name: names[name] for name in ON_HOST})
     return lint(step, *(names[name] for name in ON_DEVICE), Host(names["pin"], pinned=True))
+
+
+def agrees(row: dict[str, object]) -> bool:
+    """True if `lint` says of a row of the results what the GPU did. False if it fails."""
+    try:
+        return (not linted(row["set"], row["code"]).breaks) == row["captured"]
+    except Exception:  # what a CPU cannot run at all
+        return False
 
 
 def tried(which: str, code: str, side: torch.cuda.Stream) -> dict[str, object]:
@@ -116,10 +124,10 @@ def main() -> None:
             which, code = all_snippets()[rows[-1]["next"]]
             cases.append({"set": which, "code": code, "not_run": "the process died"})
         start = len(cases)
-    print(evidence.write("capture_snippets", cases, cuda_blocking=os.environ.get("CUDA_LAUNCH_BLOCKING", "0")))
+    print(evidence.write("capture_snippets", cases, repeats=1))
     for which in SETS:
         rows = [row for row in cases if row["set"] == which and "captured" in row]
-        agree = sum((not linted(which, row["code"]).breaks) == row["captured"] for row in rows)
+        agree = sum(map(agrees, rows))
         mode = sum(row["sync_debug"] != row["captured"] for row in rows)
         print(f"{which:12} {len(rows):4} ran, {sum(row['captured'] for row in rows):4} captured; "
               f"lint agrees on {agree}, sync debug mode on {mode}")

@@ -26,10 +26,11 @@ def main(argv: list[str] | None = None) -> int:
     module = given.function.partition(":")[0]
     try:
         fn = find(given.function)
-        args, other = (factory and as_tuple(find(factory, module)()) for factory in (given.args, given.other))
+        args, other = (factory and find(factory, module) for factory in (given.args, given.other))
+        args = as_tuple(args()) if args else ()
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         parser.error(f"{type(error).__name__}: {error}")
-    report = lint(fn, *(args or ()), other=other)
+    report = lint(fn, *args, other=other and (lambda: as_tuple(other())))
     print(report.to_json() if given.json else report)
     return 1 if report.breaks else 0
 

@@ -22,7 +22,7 @@ def test_a_result_names_its_machine_and_its_code(path):
     assert result["cases"]
     for case in result["cases"]:
         times = {k: v for k, v in case.items() if k.endswith("_us")}
-        assert times and all(v > 0 or k.endswith("spread_us") for k, v in times.items()), case
+        assert "captured" in case or "not_run" in case or times and all(v > 0 or k.endswith("spread_us") for k, v in times.items()), case
 
 
 def test_the_routing_kernel_is_as_fast_as_claimed():

@@ -23,7 +23,7 @@ BREAKS = [  # code, rule: everything that the documentation names
     ("torch.as_tensor([1, 2], device=x.device)", "L3"), ("torch.asarray([1, 2], device='cuda:0')", "L3"),
     ("x.cpu()", "L3"), ("x.to('cpu')", "L3"), ("hvec.to(x.device)", "L3"), ("hvec.to(x)", "L3"),
     ("hvec.cuda(non_blocking=True)", "L3"), ("x[:3].copy_(hvec, non_blocking=True)", "L3"),
-    ("x[:3].copy_(pinned)", "L3"), ("x.half()[:3].copy_(pinned, non_blocking=True)", "L3"),
+    ("x[:3].copy_(pinned)", "L3"), ("m.copy_(pinned.expand(3, 3), non_blocking=True)", "L3"),
     ("x.tolist()", "L3"), ("x.numpy()", "L3"), ("torch.where(mask, host, x)", "L3"),
     ("x.sum().item()", "L2"), ("bool(x.any())", "L2"), ("int(one)", "L2"), ("x[:one]", "L2"), ("x[one]", "L2"),
     ("list(range(one))", "L2"), ("str(x)", "L2"), ("f'{x}'", "L2"), ("f'{one}'", "L2"), ("max(x)", "L2"),
@@ -38,13 +38,14 @@ BREAKS = [  # code, rule: everything that the documentation names
     ("torch.cuda.default_stream().wait_stream(torch.cuda.current_stream())", "L5"),
     ("torch.cuda.current_stream().wait_stream(torch.cuda.Stream())", "L7"),
     ("s = torch.cuda.Stream(); s.wait_stream(torch.cuda.current_stream())\nwith s: x + 1", "L6"),
-    ("torch.cuda.manual_seed(1)", "L18"), ("torch.Generator('cuda')", "L18"),
+    ("torch.cuda.manual_seed(1)", "L18"), ("torch.rand(2, device=x.device, generator=own)", "L18"),
+    ("x.exponential_(generator=own)", "L18"), ("torch.Generator('cuda')", "L18"),
 ]
 CAPTURED = [
     "x[0:1] = 0", "x[0:1].zero_()", "x[0].fill_(0)", "x[0] = one.float()", "m[1] = 0", "x[mask] = 0",
     "x[mask] = host", "x[idx]", "x[idx] = x[:2].clone()", "x.index_fill_(0, idx, 0)",
     "torch.full((2,), 3.0, device=x.device)", "torch.arange(4, device='cuda')", "torch.scalar_tensor(1, device='cuda')",
-    "torch.zeros_like(x)", "x[:3].copy_(pinned, non_blocking=True)", "pinned.copy_(x[:3], non_blocking=True)",
+    "torch.zeros_like(x)", "x[:3].copy_(pinned, non_blocking=True)", "x.half()[:3].copy_(pinned, non_blocking=True)", "pinned.copy_(x[:3], non_blocking=True)",
     "x.to('cpu', non_blocking=True)", "pinned.cuda(non_blocking=True)", "x.to(torch.float16)", "x.cuda()", "x[:0].cpu()",
     "torch.where(mask, x, 0.0)", "torch.where(mask, x, one)", "x + host", "x * 2", "len(x)", "x.shape[0]",
     "for v in x: v.add_(1)", "if x.numel() > 3: x.add_(1)", "torch.nonzero_static(mask, size=4)",
@@ -66,7 +67,8 @@ def names() -> dict[str, object]:
 def of_line(code: str):
     """A function of device tensors that runs the code on its second line; it has host tensors too."""
     source = "\n    ".join(["def step(x, m, idx, one, mask, pinned):", *code.splitlines()])
-    held = {"torch": torch, "host": torch.tensor(2.0), "hvec": torch.arange(3.0), "hidx": torch.tensor([0, 2])}
+    held = {"torch": torch, "host": torch.tensor(2.0), "hvec": torch.arange(3.0), "hidx": torch.tensor([0, 2]),
+            "own": torch.Generator()}
     exec(source, held)
     return lint(held["step"], *names().values(), Host(torch.arange(3.0), pinned=True))
 
@@ -198,7 +200,7 @@ def test_what_it_cannot_place_is_said():
     def step(x):
         buffer[0] = 1
     notes = lint(step, torch.ones(4)).notes
-    assert [(f.rule, f.line.source) for f in notes] == [("", "buffer[0] = 1")]
+    assert [(f.rule, f.line.source) for f in notes] == [("", "buffer[0] = 1"), ("S16", "def step(x):")]
     assert "taken to lie on the host" in notes[0].why
     assert "stands for a device tensor" in lint(lambda: None).notes[0].why
 
@@ -267,6 +269,23 @@ def test_a_tensor_put_under_an_old_name_is_frozen():
         y.add_(held.x)
         held.x = torch.ones(4)  # what the next batch finds lies elsewhere
     assert frozen_of(step, (torch.zeros(4),), (torch.zeros(4),)) == [("S1", "y.add_(held.x)")]
+
+
+def test_what_a_held_object_is_given_anew_shows_with_a_second_batch_that_is_made_later():
+    held = Holder()
+
+    def step(held, y):
+        y.add_(held.x)
+
+    def later():
+        held.x = torch.full((4,), 2.0)
+        return held, torch.zeros(4)
+    report = lint(step, held, torch.zeros(4), other=later)
+    assert [(f.rule, f.line.source) for f in report.frozen] == [("S1", "y.add_(held.x)")]
+    assert not lint(step, held, torch.zeros(4), other=(held, torch.ones(4))).frozen
+    written = StaticLoRABatchInfo.empty(8, 4, "cpu")  # out= must not count as something new
+    assert not lint(routing.route_by_adapter_torch, *batch(), written,
+                    other=(*batch(seed=1), written)).frozen
 
 
 @pytest.mark.kernels

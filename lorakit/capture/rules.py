@@ -19,7 +19,7 @@ RULES = (  # what an error says -> the rule; the first that fits
     ("previous error during capture", EARLIER),  # the first error: it came from elsewhere
     ("CUDA generator not in capture mode", "L18"),
     ("Offset increment outside graph capture", "L18"),
-    ("set_current_seed", "L18"),
+    ("set_current_seed", "L18"), ("construct a new CUDAGeneratorImpl", "L18"),
     ("CUBLAS", "L16"), ("cuDNN error", "L16"), ("cuFFT error", "L16"), ("cusolver error", "L16"),
     ("NCCL error", "L17"),
 )

@@ -5,6 +5,7 @@ Streams know only who has waited for whom: that is all that the rules L5 to L8 a
 
 import contextlib
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from unittest import mock
 
 import torch
@@ -27,16 +28,26 @@ OUTSIDE = Cause("S6", "a stream that was not forked runs it once, now; no graph 
 SEED = Cause("L18", "a generator may not be made or seeded in a capture", "before the capture")
 
 
-class Stream:
-    """Stands for a CUDA stream."""
+PROPERTIES = SimpleNamespace(name="the GPU that lint stands for", major=9, minor=0, total_memory=1 << 37,
+                             multi_processor_count=132, warp_size=32)
+COUNTS = ("memory_allocated", "max_memory_allocated", "memory_reserved", "max_memory_reserved")
+NOTHING = ("empty_cache", "ipc_collect", "reset_peak_memory_stats", "reset_max_memory_allocated", "_sleep")
 
-    def __init__(self, cuda: "Cuda", captured: bool = False) -> None:
-        self.cuda, self.captured, self.work, self.last = cuda, captured, 0, None
+
+class Stream:
+    """Stands for a CUDA stream. Each run makes a class of its own of it, with its `cuda`."""
+
+    cuda: "Cuda"
+    device, device_index = GPU, 0
+
+    def __init__(self, *_, **__) -> None:
+        self.captured, self.work, self.last = False, 0, None
         self.seen: dict[Stream, int] = {}  # how much of each stream's work comes before its next
-        self.device, self.device_index, self.cuda_stream = GPU, 0, id(self)
+        self.cuda_stream = id(self)
+        self.cuda.streams.append(self)
 
     def record_event(self, event: "Event | None" = None) -> "Event":
-        event = event or Event(self.cuda)
+        event = event or self.cuda.Event()
         event.record(self)
         return event
 
@@ -66,10 +77,12 @@ class Stream:
 
 
 class Event:
-    """Stands for a CUDA event."""
+    """Stands for a CUDA event. Each run makes a class of its own of it, with its `cuda`."""
 
-    def __init__(self, cuda: "Cuda") -> None:
-        self.cuda, self.stream, self.captured, self.seen = cuda, None, False, {}
+    cuda: "Cuda"
+
+    def __init__(self, *_, **__) -> None:
+        self.stream, self.captured, self.seen = None, False, {}
 
     def record(self, stream: Stream | None = None) -> None:
         self.stream = stream or self.cuda.current
@@ -115,13 +128,21 @@ class Answer:
         return self.value
 
 
+class Device(contextlib.nullcontext):
+    """Stands for torch.cuda.device: there is one."""
+
+    def __init__(self, *_) -> None:
+        super().__init__()
+
+
 class Cuda:
     """torch.cuda in a capture, on a machine with one GPU."""
 
     def __init__(self, run: Run) -> None:
-        self.run, self.entered = run, []
-        self.default, self.origin = Stream(self), Stream(self, captured=True)
-        self.streams, self.current = [self.default, self.origin], self.origin
+        self.run, self.streams, self.entered = run, [], []
+        self.Stream, self.Event = (type(kind.__name__, (kind,), {"cuda": self}) for kind in (Stream, Event))
+        self.default, self.origin = self.Stream(), self.Stream()
+        self.origin.captured, self.current = True, self.origin
         run.on_launch = self._launched
 
     def _launched(self, op: str) -> None:
@@ -129,15 +150,15 @@ class Cuda:
         if not self.current.captured:
             self.run.report(FROZEN, OUTSIDE, op)
 
-    def _stream(self, *_, **__) -> Stream:
-        self.streams.append(Stream(self))
-        return self.streams[-1]
-
     def _set_stream(self, stream: Stream) -> None:
         self.current = stream
 
     def _breaks(self, cause: Cause, name: str) -> Callable[..., None]:
         return lambda *_, **__: self.run.report(BREAKS, cause, name)
+
+    def _seed(self, seed: int) -> None:
+        if seed != torch.initial_seed():  # the same again changes nothing
+            self.run.report(BREAKS, SEED, "torch.cuda.manual_seed")
 
     def _generator(self) -> type[torch.Generator]:
         run = self.run
@@ -170,22 +191,21 @@ class Cuda:
         synchronize = self._breaks(WAIT, "synchronize")
         answers = {
             torch.cuda: {
-                "synchronize": synchronize, "Stream": self._stream, "set_stream": self._set_stream,
-                "Event": lambda *_, **__: Event(self), "current_stream": lambda *_: self.current,
-                "default_stream": lambda *_: self.default, "stream": lambda stream: stream or Answer(),
+                "synchronize": synchronize, "Stream": self.Stream, "Event": self.Event, "device": Device,
+                "current_stream": lambda *_: self.current, "default_stream": lambda *_: self.default,
+                "stream": lambda stream: stream or contextlib.nullcontext(), "set_stream": self._set_stream,
                 "is_available": Answer(True), "is_current_stream_capturing": Answer(True),
                 "current_device": Answer(0), "device_count": Answer(1), "set_device": Answer(),
-                "device": lambda *_: contextlib.nullcontext(),
-                "get_device_name": Answer("the GPU that lint stands for"),
-                "get_device_capability": Answer((9, 0)), "memory_allocated": Answer(0),
-                "max_memory_allocated": Answer(0), "memory_reserved": Answer(0),
-                "mem_get_info": Answer((1 << 36, 1 << 36)), "empty_cache": Answer(), "_sleep": Answer(),
-                "manual_seed": self._breaks(SEED, "torch.cuda.manual_seed"), "initial_seed": Answer(0),
-                "get_rng_state": lambda *_: torch.get_rng_state(), "set_rng_state": Answer()},
+                "get_device_name": Answer(PROPERTIES.name), "get_device_capability": Answer((9, 0)),
+                "get_device_properties": Answer(PROPERTIES), "mem_get_info": Answer((1 << 36, 1 << 36)),
+                "manual_seed": self._seed, "manual_seed_all": self._seed, "initial_seed": torch.initial_seed,
+                "get_rng_state": lambda *_: torch.get_rng_state(), "set_rng_state": Answer(),
+                **{name: Answer(0) for name in COUNTS}, **{name: Answer() for name in NOTHING}},
             torch.cuda.nvtx: {"range_push": Answer(), "range_pop": Answer(), "mark": Answer()},
             torch.accelerator: {"synchronize": synchronize, "current_accelerator": Answer(GPU),
                                 "current_stream": lambda *_: self.current},
             torch.backends.cuda: {"is_built": Answer(True)},
+            torch.backends.cudnn: {"is_acceptable": Answer(False)},
             torch: {"Generator": self._generator()},
             torch.Tensor: {"record_stream": lambda *_: None},
         }

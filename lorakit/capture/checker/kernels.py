@@ -15,6 +15,10 @@ SKIPPED = Cause("", "compiled for a GPU, so skipped: what it writes is not compu
                 "TRITON_INTERPRET=1, set before Triton is imported, runs it on the CPU")
 
 
+TUNED = Cause("L14", "it is autotuned: a capture refuses to try a new key. Here the first choice ran",
+              "launch it once for each key, before")
+
+
 def look(run: Run, kernel: object, grid: object, args: tuple, kwargs: dict) -> str:
     """Record a launch as a graph would: the grid, each number, and where the tensors lie."""
     name = f"triton {getattr(getattr(kernel, 'fn', kernel), '__name__', 'kernel')}"
@@ -38,6 +42,7 @@ def watched(run: Run) -> Iterator[None]:
     """Watch every way to launch a Triton kernel. Does nothing without Triton."""
     try:
         from triton.compiler import CompiledKernel
+        from triton.runtime.autotuner import Autotuner
         from triton.runtime.interpreter import InterpretedFunction
         from triton.runtime.jit import JITFunction
     except ImportError:
@@ -57,7 +62,12 @@ def watched(run: Run) -> Iterator[None]:
     def compiled(kernel: CompiledKernel, grid: object) -> Callable[..., None]:
         return lambda *args, **kwargs: skipped(kernel, *args, grid=grid, **kwargs)
 
+    def tuned(kernel: Autotuner, *args, **kwargs) -> object:
+        run.report(NOTE, TUNED, f"triton {kernel.base_fn.__name__}")
+        return kernel.fn.run(*args, **kwargs | kernel.configs[0].all_kwargs())
+
     with (mock.patch.object(InterpretedFunction, "run", interpreted),
+          mock.patch.object(Autotuner, "run", tuned),
           mock.patch.object(JITFunction, "run", skipped),
           mock.patch.object(CompiledKernel, "__getitem__", compiled)):
         yield

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from torch import Tensor
+
 from lorakit.capture.checker.cuda import Cuda
 from lorakit.capture.checker.findings import BREAKS, NOTE, LintReport
 from lorakit.capture.checker.frozen import compare
@@ -15,6 +17,8 @@ from lorakit.capture.lines import last_place
 
 NOTHING = Cause("", "no tensor stands for a device tensor, so little can be seen",
                 "pass the step's tensors as arguments")
+EMPTY = Cause("S16", "launches nothing on a device: a graph of it would be empty",
+              "look where its tensors lie")
 MEMORY = Cause("", "in a capture their memory is the graph's own, and holds nothing before a replay",
                "keep none of them outside; what must last is made before the capture")
 KEPT = Cause("S12", "made in the call, not returned, and still alive: a cache? Its memory is the graph's",
@@ -23,7 +27,10 @@ OVERWRITTEN = Cause("S10", "made in the call: the next replay writes the same me
                     "clone what you keep")
 
 
-def lint(fn: Callable[..., object], *args: object, other: tuple | None = None) -> LintReport:
+Batch = tuple | Callable[[], tuple]
+
+
+def lint(fn: Callable[..., object], *args: object, other: Batch | None = None) -> LintReport:
     """Find what a CUDA graph of a function would refuse, and what it would freeze, without a GPU.
 
     Calls fn(*args) on the CPU, once, and looks at each operation. It goes on after a finding, so one
@@ -35,8 +42,10 @@ def lint(fn: Callable[..., object], *args: object, other: tuple | None = None) -
         args: on the CPU. Every tensor in them, in containers, dataclasses, objects and modules, stands
             for a device tensor; `Host(tensor)` for one that stays on the host. Python values are
             what they are.
-        other: the arguments of a second batch, in other tensors or the same. Then fn runs once more,
-            and each launch that differs is FROZEN: a number, a shape, a grid, an address, a branch.
+        other: the arguments of a second batch, or a function that makes them after the first has run.
+            Then fn runs once more, and each launch that differs is FROZEN: a number, a shape, a
+            grid, a branch, an address. A tensor stands for the static one in its place; but in an
+            object that both batches are given it is the object's own.
 
     Returns:
         The findings, and what fn returned for the first batch. Does not synchronise.
@@ -47,25 +56,26 @@ def lint(fn: Callable[..., object], *args: object, other: tuple | None = None) -
     do by themselves: chapter *Catch it before the GPU does* lists what it misses.
 
     Raises:
-        TypeError: if fn cannot be called, `other` is no tuple, or a tensor is not on the CPU.
+        TypeError: if fn cannot be called, `other` gives no tuple, or a tensor is not on the CPU.
         Whatever fn raises, with the findings so far as a note.
     """
     if not callable(fn):
         raise TypeError(f"fn must be callable, got {type(fn).__name__}")
-    if other is not None and not isinstance(other, tuple):
-        raise TypeError(f"other must be the tuple of a second batch's arguments, got "
-                        f"{type(other).__name__}")
-    for given, name in ((args, "args"), (other or (), "other")):
-        check(fn, given, name)
-    run = watch(fn, args)
-    memory_notes(run)
+    if other is not None and not isinstance(other, tuple) and not callable(other):
+        raise TypeError(f"other must be the tuple of a second batch's arguments, or a function that gives "
+                        f"it, got {type(other).__name__}")
+    run = watch(fn, args, "args")
+    closing_notes(run)
     if other is not None:
-        compare(run, watch(fn, other))
+        again = other() if callable(other) else other
+        if not isinstance(again, tuple):
+            raise TypeError(f"other must give a tuple of arguments, got {type(again).__name__}")
+        compare(run, watch(fn, again, "other", run))
     name = getattr(fn, "__name__", type(fn).__name__)
     return LintReport(name, tuple(run.found.values()), run.result, other is not None)
 
 
-def assert_lint_clean(fn: Callable[..., object], *args: object, other: tuple | None = None) -> None:
+def assert_lint_clean(fn: Callable[..., object], *args: object, other: Batch | None = None) -> None:
     """A test in one line: fails if `lint` finds a break, or with a second batch something frozen.
 
     Raises:
@@ -77,27 +87,25 @@ def assert_lint_clean(fn: Callable[..., object], *args: object, other: tuple | N
         raise AssertionError(str(report))
 
 
-def check(fn: Callable, args: tuple, name: str) -> None:
-    """Raises TypeError for a tensor that is not on the CPU."""
-    for where, tensor in tensors_in((args, fn), name):
+def watch(fn: Callable, args: tuple, called: str, first: Run | None = None) -> Run:
+    """Call fn, and look at it. `first` is the run of the batch before, `called` the arguments' name."""
+    for where, tensor in tensors_in((args, fn), called):
         if tensor.device.type != "cpu":
             raise TypeError(f"{where} is on {tensor.device}; lint runs on the CPU: pass copies, .cpu()")
-
-
-def watch(fn: Callable, args: tuple) -> Run:
-    """Call fn, and look at it."""
     run = Run()
+    code = getattr(fn, "__code__", None)
+    run.args, run.start = args, code and (code, code.co_firstlineno)
     for i, arg in enumerate(args):
+        held = first and i < len(first.args) and arg is first.args[i] and not isinstance(arg, Tensor)
+        for name, tensor in tensors_in(arg, f"input {i}"):
+            anew = held and first.names.get(id(storage_of(tensor))) != name
+            run.input(f"{name}, put there anew" if anew else name, tensor)
         if isinstance(arg, Host):
-            run.input(f"input {i}", arg.tensor, PINNED if arg.pinned else PAGEABLE)
-        else:
-            for name, tensor in tensors_in(arg, f"input {i}"):
-                run.input(name, tensor)
+            run.places.put(arg.tensor, PINNED if arg.pinned else PAGEABLE)
     for name, tensor in tensors_in(fn, "fn"):
         run.input(name, tensor)
     if not run.places.any_device():
-        code = getattr(fn, "__code__", None)
-        run.report(NOTE, NOTHING, "lint", code and (code, code.co_firstlineno))
+        run.report(NOTE, NOTHING, "lint", run.start)
     cuda = Cuda(run)
     try:
         with cuda.patched(), watched(run), Questions(run), Operations(run):
@@ -112,8 +120,10 @@ def watch(fn: Callable, args: tuple) -> Run:
     return run
 
 
-def memory_notes(run: Run) -> None:
-    """What the call allocated, and who holds it after the call."""
+def closing_notes(run: Run) -> None:
+    """What the call launched and allocated, and who holds it after the call."""
+    if run.places.any_device() and not run.launches:
+        run.report(NOTE, EMPTY, "lint", run.start)
     if not run.made:
         return
     returned = {id(storage_of(tensor)) for _, tensor in tensors_in(run.result, "result")}

@@ -2,17 +2,18 @@
 
 from collections.abc import Callable
 
-from torch import Tensor
+import torch
+from torch import Generator, Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lorakit.capture.checker.findings import BREAKS, NOTE
 from lorakit.capture.checker.places import DEVICE, PAGEABLE, PINNED, storage_of
-from lorakit.capture.checker.run import LEFT, Run
-from lorakit.capture.checker.waits import INDEXES, STRANGER, Cause, cause_of, operation
+from lorakit.capture.checker.run import GENERATOR, LEFT, Run
+from lorakit.capture.checker.waits import COPIES, INDEXES, STRANGER, Cause, cause_of, operation
 from lorakit.capture.recorder import tensors
 
 IS_NO_WORK = ("lift_fresh", "detach", "alias", "view", "select", "slice", "_local_scalar_dense")
-TAKES_HOST = ("copy_", "copy", "where", "bernoulli_", "_pack_padded_sequence", *INDEXES)
+TAKES_HOST = ("where", "bernoulli_", "_pack_padded_sequence", *COPIES, *INDEXES)
 
 
 class Operations(TorchDispatchMode):
@@ -26,6 +27,11 @@ class Operations(TorchDispatchMode):
         run, kwargs = self.run, kwargs or {}
         if run.is_quiet:
             return func(*args, **kwargs)
+        if torch.is_inference_mode_enabled():  # there PyTorch leaves its composite operations whole
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
         schema = func._schema.arguments
         named = dict(zip([argument.name for argument in schema], args)) | kwargs
         given = tensors([args, kwargs])
@@ -50,7 +56,10 @@ class Operations(TorchDispatchMode):
     def check(self, func: Callable, named: dict[str, object], given: list[Tensor]) -> None:
         """Report what a capture would refuse, before the operation runs."""
         run, op = self.run, f"aten.{operation(func)}"
-        cause = cause_of(func, named, run.places) or self.strangers(func, given)
+        needed = [tensor for name, value in named.items() for tensor in tensors(value) if name != "scalars"]
+        if any(isinstance(value, Generator) for value in named.values()):
+            run.report(BREAKS, GENERATOR, op)
+        cause = cause_of(func, named, run.places) or self.strangers(func, needed)
         if cause:
             run.report(BREAKS, cause, f"{op}({', '.join(map(run.places.of, given))})")
         elif op == "aten.copy_" and run.places.on_device(named["self"]):

@@ -8,13 +8,13 @@ import sys
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.overrides import TorchFunctionMode
 
 from lorakit.capture.checker.findings import BREAKS
 from lorakit.capture.checker.places import DEVICE, PAGEABLE, PINNED, storage_of
-from lorakit.capture.checker.run import Run
-from lorakit.capture.checker.waits import DOWNLOAD, INDICES, READ, UPLOAD
+from lorakit.capture.checker.run import GENERATOR, Run
+from lorakit.capture.checker.waits import DOWNLOAD, INDICES, LIBRARY, READ, UPLOAD
 from lorakit.capture.recorder import tensors
 
 GPU = torch.device("cuda", 0)
@@ -55,9 +55,11 @@ def factory(run: Run, func: Callable, args: tuple, kwargs: dict) -> object:
     kwargs = dict(kwargs)
     device, pinned = kwargs.pop("device", None), kwargs.pop("pin_memory", False)
     result = func(*args, **kwargs)
-    for tensor in tensors(result):
+    for tensor in tensors(result) if kwargs.get("out") is None else ():
         run.new(tensor, PINNED if pinned else PAGEABLE if device is None else place_of(device))
     if device is not None and place_of(device) == DEVICE:
+        if isinstance(kwargs.get("generator"), Generator):
+            run.report(BREAKS, GENERATOR, f"torch.{func.__name__}(device)")
         run.launch(f"torch.{func.__name__}", {"args": args} if not tensors(args) else {}, tensors(result))
     return result
 
@@ -160,10 +162,21 @@ def alike(run: Run, func: Callable, args: tuple, kwargs: dict) -> object:
     return result if result is None else run.new(result, run.places.of(args[0]))
 
 
-def one_hot(run: Run, func: Callable, args: tuple, kwargs: dict) -> Tensor:
-    """With the number of classes given, only a CPU looks at the values."""
-    given = kwargs.get("num_classes", args[1] if len(args) > 1 else -1) != -1
-    return alike(run, func, args, kwargs) if given else func(*args, **kwargs)
+def only_a_cpu_looks(run: Run, func: Callable, args: tuple, kwargs: dict) -> Tensor:
+    """A check of the values that PyTorch makes on a CPU only."""
+    given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+    counts = func is torch.nn.functional.one_hot and kwargs.get("num_classes", (*args, -1)[1]) == -1
+    if counts or not all(map(run.places.on_device, given)):
+        return func(*args, **kwargs)
+    return alike(run, func, args, kwargs)
+
+
+def with_dropout(run: Run, func: Callable, args: tuple, kwargs: dict) -> object:
+    """Recurrent layers that drop out make a state for it, which waits."""
+    drops = any(isinstance(value, float) and value and training for value, training in zip(args, args[1:]))
+    if drops and run.places.any_on_device(args):
+        run.report(BREAKS, LIBRARY, f"torch.{func.__name__}(device, with dropout)")
+    return func(*args, **kwargs)
 
 
 def pin(run: Run, func: Callable, args: tuple, kwargs: dict) -> Tensor:
@@ -198,5 +211,7 @@ ANSWERS = {
                      torch.Tensor.__repr__, torch.Tensor.__format__], read),
     **dict.fromkeys([torch.Tensor.__getitem__, torch.Tensor.__setitem__], item),
     torch.Tensor.__deepcopy__: alike,
-    torch.nn.functional.one_hot: one_hot,
+    **dict.fromkeys([torch.nn.functional.one_hot, torch.quantile, torch.Tensor.quantile,
+                     torch.nanquantile, torch.Tensor.nanquantile], only_a_cpu_looks),
+    **dict.fromkeys([torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu], with_dropout),
 }

@@ -15,12 +15,15 @@ from lorakit.capture.checker.places import DEVICE, PAGEABLE, PINNED, Places, sto
 from lorakit.capture.checker.waits import BLOCKING, CONVERTED, DOWNLOAD, UPLOAD, Cause, copy_cause
 from lorakit.capture.lines import Line, is_library
 
-REREAD = Cause("S7", "each replay reads the pinned buffer's address again, and the call made that buffer",
-               "a static pinned buffer that you keep, and rewrite before a replay")
+REREAD = Cause("S7", "each replay copies from the pinned buffer that the capture made, whatever the host "
+               "has by then", "a static pinned buffer, kept, and rewritten before a replay")
 ADOPTED = Cause("", "a tensor from outside, taken to lie on the device, where a GPU needs it",
                 "pass it as an argument")
 LEFT = Cause("", "a tensor from outside, taken to lie on the host: then no graph holds this work (S5)",
              "pass it as an argument if it stands for a device tensor")
+
+GENERATOR = Cause("L18", "a generator of your own, which a capture refuses unless its graph knows it",
+                  "graph.register_generator_state(generator) before the capture; or the default one")
 
 Place = tuple[CodeType, int]  # a line of source
 
@@ -44,7 +47,8 @@ class Run:
         self.launches: list[Launch] = []
         self.made: list[tuple[weakref.ref, int, Place | None]] = []  # new device tensors: bytes, line
         self.names: dict[int, str] = {}  # id of a storage -> the input or the result that it is
-        self.result: object = None
+        self.args, self.result = (), None
+        self.start: Place | None = None  # of the function
         self.is_quiet = False  # nothing is looked at
         self.for_device = False  # a function of PyTorch's is running that was given device tensors
         self.on_launch: Callable[[str], None] = lambda op: None
@@ -115,8 +119,6 @@ class Run:
             result = tensor.to(dtype=dtype, copy=True)
         self.new(result, to)
         cause = copy_cause(result, to, tensor, origin, non_blocking)
-        if cause is CONVERTED and tensor.is_contiguous():
-            cause = None  # `.to()` converts on the device
         if cause:
             cause = cause if cause in (BLOCKING, CONVERTED, DOWNLOAD) else UPLOAD
             self.report(BREAKS, cause, f"{op}({origin} to {to})")

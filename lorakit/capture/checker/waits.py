@@ -43,11 +43,12 @@ DOWNLOAD = Cause("L3", "copies from the device to pageable host memory",
                  "copy after the replay, or into a static pinned buffer with non_blocking=True")
 BLOCKING = Cause("L3", "waits for the stream: a copy of pinned memory blocks by default",
                  "non_blocking=True, and an event before the host touches the buffer again")
-CONVERTED = Cause("L3", "the host converts the pinned buffer in pageable memory before it copies",
-                  "a contiguous pinned buffer of the device tensor's dtype and shape")
+CONVERTED = Cause("L3", "the host makes the pinned tensor contiguous first, in pageable memory",
+                  "a contiguous pinned tensor of the device tensor's shape")
 STRANGER = Cause("L3", "an operand lies on the host: a GPU copies it, or refuses the operation",
                  "make it on the device, before")
 
+COPIES = ("copy_", "copy", "_foreach_copy_", "_foreach_copy")
 READS = ("_local_scalar_dense", "equal", "is_nonzero", "allclose")
 INDEXES = ("index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index", "_unsafe_index_put")
 
@@ -60,14 +61,17 @@ def operation(func: Callable) -> str:
 def cause_of(func: Callable, named: Named, places: Places) -> Cause | None:
     """Why a capture refuses an operation that was given device tensors, or None."""
     op = operation(func)
-    if op in ("copy_", "copy"):
-        source, target = named["src"], named["self"]
-        return copy_cause(target, places.of(target), source, places.of(source),
-                          bool(named.get("non_blocking")))
+    if op in COPIES:
+        pairs = zip(tensors(named["self"]), tensors(named["src"]))
+        causes = [copy_cause(target, places.of(target), source, places.of(source),
+                             bool(named.get("non_blocking"))) for target, source in pairs]
+        return next(filter(None, causes), None)
     if op in INDEXES:
         return index_cause(named, places)
     if op in SPECIAL:
         return SPECIAL[op](named, places)
+    if named.get("check_errors") is True:  # linalg.inv_ex and its like
+        return CHECKED
     if needs_values(func, named):
         return READ if op in READS else SIZED
     return None
@@ -83,8 +87,9 @@ def copy_cause(target: Tensor, to: str, source: Tensor, origin: str, non_blockin
         return UPLOAD if source.dim() else VALUE
     if not non_blocking:
         return BLOCKING
-    alike = source.dtype == target.dtype and source.shape == target.shape and source.is_contiguous()
-    return None if (alike if to == DEVICE else target.is_contiguous()) else CONVERTED
+    in_order = source.shape == target.shape and source.is_contiguous() if to == DEVICE else (
+        target.is_contiguous())
+    return None if in_order else CONVERTED
 
 
 def index_cause(named: Named, places: Places) -> Cause | None:
@@ -143,9 +148,14 @@ SPECIAL: dict[str, Callable[[Named, Places], Cause | None]] = {
     **dict.fromkeys(["masked_fill", "masked_fill_", "index_fill", "index_fill_"],
                     when(READ, device_values("value"))),
     **dict.fromkeys(["linspace", "logspace"], when(READ, device_values("start", "end"))),
+    "segment_reduce": when(READ, lambda named, places: not named.get("unsafe")),
+    "searchsorted": when(READ, device_values("sorter")),
+    "mode": when(LIBRARY, lambda named, places: named["self"].dim() > 0 and (
+        named["self"].shape[named.get("dim", -1)] > 2048)),  # up to there it is one kernel
     "_linalg_check_errors": when(CHECKED),
-    **dict.fromkeys(["mode", "linalg_lstsq", "_linalg_svd", "_linalg_eigh", "linalg_eig", "linalg_pinv",
+    **dict.fromkeys(["linalg_lstsq", "_linalg_svd", "_linalg_eigh", "linalg_eig", "linalg_pinv",
                      "_linalg_eigvals", "linalg_matrix_exp"], when(LIBRARY)),
     **dict.fromkeys(["_to_sparse", "_to_sparse_csr", "_to_sparse_csc", "_coalesce"], when(SIZED)),
-    "_nested_tensor_from_tensor_list": when(UPLOAD),
+    "to_padded_tensor": when(UPLOAD, lambda named, places: named["self"].is_nested),
+    **dict.fromkeys(["_nested_tensor_from_mask", "_nested_tensor_from_mask_left_aligned"], when(READ)),
 }
