@@ -205,6 +205,28 @@ def test_what_it_cannot_place_is_said():
     assert "stands for a device tensor" in lint(lambda: None).notes[0].why
 
 
+def test_a_tensor_from_outside_that_turns_out_to_lie_on_the_device_breaks_nothing():
+    table = torch.arange(4.0)
+
+    def step(y):
+        y.copy_(table[:2])  # alone it would be a copy from the host
+    report = lint(step, torch.ones(2))
+    assert [f.rule for f in report.breaks] == ["L3"] and "taken to lie on the host" in str(report.notes)
+
+    def both(y):
+        step(y)
+        y.add_(table[2:])
+    report = lint(both, torch.ones(2))
+    assert not report.breaks and "taken to lie on the device" in str(report.notes)
+
+
+def test_another_librarys_operation_is_noted():
+    @torch.library.custom_op("test_lint::total", mutates_args=())
+    def total(x: torch.Tensor) -> float:
+        return x.sum().item()
+    assert "what it does inside is not seen" in str(lint(lambda x: total(x), torch.ones(2)).notes)
+
+
 def test_optimizers_are_checked_by_pytorch_itself():
     layer = torch.nn.Linear(4, 4)
 
@@ -283,6 +305,13 @@ def test_what_a_held_object_is_given_anew_shows_with_a_second_batch_that_is_made
     report = lint(step, held, torch.zeros(4), other=later)
     assert [(f.rule, f.line.source) for f in report.frozen] == [("S1", "y.add_(held.x)")]
     assert not lint(step, held, torch.zeros(4), other=(held, torch.ones(4))).frozen
+
+    class Server(Holder):
+        def step(self, y):
+            y.copy_(self.x)
+            self.x = self.x * 2
+    found = lint(Server().step, torch.zeros(4), other=(torch.zeros(4),)).frozen
+    assert {(f.rule, f.line.source) for f in found} == {("S1", "y.copy_(self.x)"), ("S1", "self.x = self.x * 2")}
     written = StaticLoRABatchInfo.empty(8, 4, "cpu")  # out= must not count as something new
     assert not lint(routing.route_by_adapter_torch, *batch(), written,
                     other=(*batch(seed=1), written)).frozen

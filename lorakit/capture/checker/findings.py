@@ -57,7 +57,8 @@ class LintReport:
 
     def __str__(self) -> str:
         count = Counter(finding.severity for finding in self.findings)
-        said = [f"{self.name}: {count[BREAKS]} breaks, {count[FROZEN]} frozen, {count[NOTE]} notes"
+        said = [f"{self.name}: {plural(count[BREAKS], 'break')}, {count[FROZEN]} frozen, "
+                f"{plural(count[NOTE], 'note')}"
                 + ("" if self.compared else " (one batch: no frozen value can show)")]
         for finding in (*self.breaks, *self.frozen, *self.notes):
             said += [f"  {line}" for line in str(finding).splitlines()]
@@ -67,3 +68,7 @@ class LintReport:
         """Everything but the result, for other programs."""
         return json.dumps({"name": self.name, "compared": self.compared,
                            "findings": [asdict(finding) for finding in self.findings]}, indent=1)
+
+
+def plural(count: int, thing: str) -> str:
+    return f"{count} {thing}{'s' * (count != 1)}"

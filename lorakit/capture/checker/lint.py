@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from lorakit.capture.checker.cuda import Cuda
-from lorakit.capture.checker.findings import BREAKS, NOTE, LintReport
+from lorakit.capture.checker.findings import BREAKS, NOTE, LintReport, plural
 from lorakit.capture.checker.frozen import compare
 from lorakit.capture.checker.kernels import watched
 from lorakit.capture.checker.operations import Operations
@@ -95,15 +95,14 @@ def watch(fn: Callable, args: tuple, called: str, first: Run | None = None) -> R
     run = Run()
     code = getattr(fn, "__code__", None)
     run.args, run.start = args, code and (code, code.co_firstlineno)
-    for i, arg in enumerate(args):
-        held = first and i < len(first.args) and arg is first.args[i] and not isinstance(arg, Tensor)
+    for i, arg in (*enumerate(args), ("fn", fn)):
+        before = fn if i == "fn" else first.args[i] if first and i < len(first.args) else None
+        held = first and arg is before and not isinstance(arg, Tensor)
         for name, tensor in tensors_in(arg, f"input {i}"):
             anew = held and first.names.get(id(storage_of(tensor))) != name
             run.input(f"{name}, put there anew" if anew else name, tensor)
         if isinstance(arg, Host):
             run.places.put(arg.tensor, PINNED if arg.pinned else PAGEABLE)
-    for name, tensor in tensors_in(fn, "fn"):
-        run.input(name, tensor)
     if not run.places.any_device():
         run.report(NOTE, NOTHING, "lint", run.start)
     cuda = Cuda(run)
@@ -128,12 +127,12 @@ def closing_notes(run: Run) -> None:
         return
     returned = {id(storage_of(tensor)) for _, tensor in tensors_in(run.result, "result")}
     count, size = len(run.made), sum(size for _, size, _ in run.made)
-    run.report(NOTE, MEMORY, f"{count} new tensors, {size} bytes", run.made[0][2])
+    run.report(NOTE, MEMORY, f"{plural(count, 'new tensor')}, {size} bytes", run.made[0][2])
     alive = [(made(), line) for made, _, line in run.made]
     alive = [(tensor, line) for tensor, line in alive if tensor is not None and tensor.grad_fn is None]
     results = [line for tensor, line in alive if id(storage_of(tensor)) in returned]
     if results:
-        run.report(NOTE, OVERWRITTEN, f"the result, {len(results)} new tensors", results[0])
+        run.report(NOTE, OVERWRITTEN, f"the result, {plural(len(results), 'new tensor')}", results[0])
     for tensor, line in alive:
         if id(storage_of(tensor)) not in returned:
             run.report(NOTE, KEPT, f"a tensor {tuple(tensor.shape)}", line)

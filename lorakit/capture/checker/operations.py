@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lorakit.capture.checker.findings import BREAKS, NOTE
 from lorakit.capture.checker.places import DEVICE, PAGEABLE, PINNED, storage_of
-from lorakit.capture.checker.run import GENERATOR, LEFT, Run
+from lorakit.capture.checker.run import GENERATOR, LEFT, OPAQUE, Run
 from lorakit.capture.checker.waits import COPIES, INDEXES, STRANGER, Cause, cause_of, operation
 from lorakit.capture.recorder import tensors
 
@@ -57,11 +57,14 @@ class Operations(TorchDispatchMode):
         """Report what a capture would refuse, before the operation runs."""
         run, op = self.run, f"aten.{operation(func)}"
         needed = [tensor for name, value in named.items() for tensor in tensors(value) if name != "scalars"]
+        if func.namespace != "aten":
+            run.report(NOTE, OPAQUE, op)
         if any(isinstance(value, Generator) for value in named.values()):
             run.report(BREAKS, GENERATOR, op)
         cause = cause_of(func, named, run.places) or self.strangers(func, needed)
         if cause:
             run.report(BREAKS, cause, f"{op}({', '.join(map(run.places.of, given))})")
+            run.blame(op, given)
         elif op == "aten.copy_" and run.places.on_device(named["self"]):
             run.upload(f"{op}(device, {run.places.of(named['src'])})", named["src"])
 

@@ -19,9 +19,10 @@ REREAD = Cause("S7", "each replay copies from the pinned buffer that the capture
                "has by then", "a static pinned buffer, kept, and rewritten before a replay")
 ADOPTED = Cause("", "a tensor from outside, taken to lie on the device, where a GPU needs it",
                 "pass it as an argument")
-LEFT = Cause("", "a tensor from outside, taken to lie on the host: then no graph holds this work (S5)",
+LEFT = Cause("", "a tensor from outside, taken to lie on the host",
              "pass it as an argument if it stands for a device tensor")
 
+OPAQUE = Cause("", "another library's operation: what it does inside is not seen", "probe it on a GPU")
 GENERATOR = Cause("L18", "a generator of your own, which a capture refuses unless its graph knows it",
                   "graph.register_generator_state(generator) before the capture; or the default one")
 
@@ -47,6 +48,7 @@ class Run:
         self.launches: list[Launch] = []
         self.made: list[tuple[weakref.ref, int, Place | None]] = []  # new device tensors: bytes, line
         self.names: dict[int, str] = {}  # id of a storage -> the input or the result that it is
+        self.blamed: dict[int, list[tuple]] = {}  # id of an outside tensor's storage -> its breaks
         self.args, self.result = (), None
         self.start: Place | None = None  # of the function
         self.is_quiet = False  # nothing is looked at
@@ -85,8 +87,17 @@ class Run:
             self.made.append((weakref.ref(tensor), tensor.numel() * tensor.element_size(), here()))
         return tensor
 
+    def blame(self, op: str, given: list[Tensor]) -> None:
+        """Tensors from outside that are in no argument were taken to lie on the host in a break."""
+        for tensor in given:
+            if not self.places.knows(tensor):
+                self.report(NOTE, LEFT, op)
+                self.blamed.setdefault(id(storage_of(tensor)), []).extend(list(self.found)[-2:])
+
     def adopt(self, tensor: Tensor, op: str) -> None:
-        """A tensor of nobody knows where is used as only a device tensor can be."""
+        """A tensor from outside is used as only a device tensor can be: it was one all along."""
+        for key in self.blamed.pop(id(storage_of(tensor)), ()):
+            self.found.pop(key, None)
         self.places.put(tensor, DEVICE)
         self.report(NOTE, ADOPTED, op)
 
@@ -122,6 +133,7 @@ class Run:
         if cause:
             cause = cause if cause in (BLOCKING, CONVERTED, DOWNLOAD) else UPLOAD
             self.report(BREAKS, cause, f"{op}({origin} to {to})")
+            self.blame(op, [tensor])
         elif to == DEVICE:
             self.upload(f"{op}({origin} to {to})", tensor)
         self.launch(op, {"to": to, "dtype": result.dtype}, [tensor])
