@@ -21,7 +21,7 @@ from lorakit.capture import Host, LintReport, attempt, lint
 
 HERE = Path(__file__).resolve().parent
 SETS: dict[str, list[str]] = json.loads((HERE / "capture_snippets.json").read_text())
-FIRST_LOOK = {"held out": (306, 309), "final": (177, 192)}  # agreed, of how many that ran
+FIRST_LOOK = {"held out": (306, 309), "final": (177, 192), "unseen": (149, 150)}  # agreed, of how many that ran
 ON_DEVICE = "x n idx mask m w ids big h zero one lin emb cuda0".split()
 ON_HOST = "c0 c1 cidx cmask cw cpu0 cpu0s".split()
 MASK = [True, False, True, False, True, True]

@@ -1,11 +1,13 @@
 """`python -m lorakit.lint package.module:function --args factory`: `capture.lint` from a shell.
 
-Ends with status 0 if a capture would take the function, 1 if it would refuse it, 2 for bad arguments.
+Ends with status 0 if a capture would take the function, 1 if it would refuse it, 2 for bad
+arguments, 3 if the function or the second factory fails.
 """
 
 import argparse
 import importlib
 import sys
+import traceback
 from collections.abc import Callable
 
 from lorakit.capture import lint
@@ -30,7 +32,11 @@ def main(argv: list[str] | None = None) -> int:
         args = as_tuple(args()) if args else ()
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         parser.error(f"{type(error).__name__}: {error}")
-    report = lint(fn, *args, other=other and (lambda: as_tuple(other())))
+    try:
+        report = lint(fn, *args, other=other and (lambda: as_tuple(other())))
+    except Exception:
+        traceback.print_exc()
+        return 3
     print(report.to_json() if given.json else report)
     return 1 if report.breaks else 0
 
@@ -58,5 +64,4 @@ def as_tuple(args: object) -> tuple:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, "")
     sys.exit(main())

@@ -1,10 +1,14 @@
 """lint: what it says of single lines, of whole functions, of two batches; its report and its shell."""
 
+import collections
+import gc
 import inspect
 import json
 import subprocess
 import sys
 import time
+import weakref
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -399,6 +403,91 @@ def test_bad_arguments():
         lint(lambda x: x, torch.ones(1, device="meta"))
 
 
+def test_where_tensors_of_a_step_are_found():
+    cache = torch.zeros(2, 4)
+
+    class Attention(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.caches = [(torch.zeros(2, 4), torch.zeros(2, 4))]  # neither parameter nor buffer
+
+        def forward(self, x):
+            self.caches[0][0][:1] = x
+            return x
+    attention = Attention()
+
+    @dataclass(slots=True)
+    class Slots:
+        x: torch.Tensor
+
+    class Server:
+        def __init__(self):
+            self.cpu, self.gpu = torch.zeros(4), torch.zeros(4)
+
+        def step(self, cpu):
+            self.gpu.copy_(cpu)
+
+    @torch.inference_mode()
+    def decorated(x):
+        return helper(x)
+
+    def helper(x):
+        return attention(x)
+    server = Server()
+    assert not lint(decorated, torch.ones(1, 4)).breaks
+    assert not lint(lambda x: server.gpu.copy_(x), torch.ones(4)).breaks
+    assert not lint(lambda s, q: q[0].copy_(s.x), Slots(torch.ones(4)), collections.deque([cache[0]])).breaks
+    assert [f.rule for f in lint(server.step, Host(server.cpu)).breaks] == ["L3"]
+    with pytest.raises(TypeError, match="Host must be an argument"):
+        lint(lambda d: d, {"x": Host(cache)})
+
+
+def test_it_leaves_results_as_they_are():
+    def step(x):
+        y = torch.empty(3, device="meta")
+        return x.to(memory_format=torch.channels_last), y, torch.compile(torch.relu, fullgraph=True)(x)
+    like, meta, same = lint(step, torch.ones(1, 2, 3, 4)).result
+    torch.distributions.Distribution.set_default_validate_args(True)  # torch.compile turns it off
+    assert like.is_contiguous(memory_format=torch.channels_last) and meta.is_meta and same.shape == like.shape
+
+    def mine(x):
+        raise NotImplementedError("no graph capture here")
+    with pytest.raises(NotImplementedError):
+        lint(mine, torch.ones(1))
+    own = torch.Generator()
+    assert lint(lambda x: isinstance(own, torch.Generator), torch.ones(1)).result
+
+
+def test_nothing_of_a_run_is_kept_alive():
+    storages = []
+
+    def step(x):
+        y = x * 2
+        storages.append(weakref.ref(y.untyped_storage()))
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        return y.sum()
+    gc.collect()
+    gc.disable()
+    try:
+        report = lint(step, torch.ones(4), other=(torch.ones(4),))
+        assert [ref() for ref in storages] == [None, None]
+    finally:
+        gc.enable()
+    assert report.result.item() == 8.0
+
+
+def test_two_batches_of_another_dtype_and_long_loops():
+    assert frozen_of(lambda x: x * 2, (torch.ones(2),), (torch.ones(2).half(),))[0][0] == "S3"
+
+    def loop(x):
+        for _ in range(3000):
+            x.add_(1)
+    start = time.perf_counter()
+    assert not lint(loop, torch.ones(2), other=(torch.ones(2),)).frozen
+    assert time.perf_counter() - start < 10
+
+
 def test_an_error_of_the_function_comes_through_with_the_findings():
     def step(x):
         x[0] = 0
@@ -467,5 +556,5 @@ def test_the_command_as_a_module(tmp_path):
 
 @pytest.mark.gpu
 def test_tensors_on_a_gpu_are_refused():
-    with pytest.raises(TypeError, match=r"args\[0\]\[0\] is on cuda"):
+    with pytest.raises(TypeError, match=r"args\[0\] is on cuda"):
         lint(lambda x: x, torch.ones(1, device="cuda"))

@@ -16,3 +16,4 @@ from book.exercises.loud_rules import check_pick, check_diagnose, check_warm_up
 from book.exercises.silent_rules import evidence, check_rules, check_server, check_tail
 from book.exercises.runner import check_best_buckets, check_refresh, check_fills
 from book.exercises.sync_bug import check_reset, check_routing
+from book.exercises.laptop import check_doors, check_repair, check_second_batch

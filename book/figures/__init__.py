@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 
 from book.figures.batch import (
     draw_batch, draw_permutation, draw_strips, draw_programs, draw_scan)
+from book.figures.checker import draw_catches, draw_levels
 from book.figures.kernels import (
     draw_column_tiles, draw_expand_program, draw_lanes, draw_layout, draw_sms, draw_tiles,
     draw_to_scale)

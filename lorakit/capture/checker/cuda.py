@@ -28,6 +28,7 @@ OUTSIDE = Cause("S6", "a stream that was not forked runs it once, now; no graph 
 SEED = Cause("L18", "a generator may not be made or seeded in a capture", "before the capture")
 
 
+Original = torch.Generator
 PROPERTIES = SimpleNamespace(name="the GPU that lint stands for", major=9, minor=0, total_memory=1 << 37,
                              multi_processor_count=132, warp_size=32)
 COUNTS = ("memory_allocated", "max_memory_allocated", "memory_reserved", "max_memory_reserved")
@@ -161,14 +162,18 @@ class Cuda:
             self.run.report(BREAKS, SEED, "torch.cuda.manual_seed")
 
     def _generator(self) -> type[torch.Generator]:
-        run = self.run
+        cuda = self
 
-        class Generator(torch.Generator):
+        class Kind(type(Original)):
+            def __instancecheck__(cls, value: object) -> bool:
+                return type(value) in (cls, Original)
+
+        class Generator(Original, metaclass=Kind):
             """torch.Generator, on a CPU whatever it is told."""
 
             def __new__(cls, device: object = "cpu") -> "Generator":
                 if str(device) != "cpu":
-                    run.report(BREAKS, SEED, "torch.Generator(device)")
+                    cuda.run.report(BREAKS, SEED, "torch.Generator(device)")
                 return super().__new__(cls)
 
             def __init__(self, device: object = "cpu") -> None:
@@ -199,10 +204,11 @@ class Cuda:
                 "get_device_name": Answer(PROPERTIES.name), "get_device_capability": Answer((9, 0)),
                 "get_device_properties": Answer(PROPERTIES), "mem_get_info": Answer((1 << 36, 1 << 36)),
                 "manual_seed": self._seed, "manual_seed_all": self._seed, "initial_seed": torch.initial_seed,
-                "get_rng_state": lambda *_: torch.get_rng_state(), "set_rng_state": Answer(),
+                "get_rng_state": lambda *_: torch.get_rng_state(), "set_rng_state": Answer(), "device_of": Device,
                 **{name: Answer(0) for name in COUNTS}, **{name: Answer() for name in NOTHING}},
             torch.cuda.nvtx: {"range_push": Answer(), "range_pop": Answer(), "mark": Answer()},
             torch.accelerator: {"synchronize": synchronize, "current_accelerator": Answer(GPU),
+                                "is_available": Answer(True), "current_device_index": Answer(0),
                                 "current_stream": lambda *_: self.current},
             torch.backends.cuda: {"is_built": Answer(True)},
             torch.backends.cudnn: {"is_acceptable": Answer(False)},
@@ -213,4 +219,7 @@ class Cuda:
             for owner, names in answers.items():
                 for name, answer in names.items():
                     stack.enter_context(mock.patch.object(owner, name, answer))
-            yield
+            try:
+                yield
+            finally:
+                self.run = Run()  # what the function keeps of the stand-ins must not keep its tensors

@@ -1,7 +1,9 @@
 """lint: run a function once on the CPU, and say what a CUDA graph would do with it."""
 
+import traceback
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from lorakit.capture.checker.cuda import Cuda
@@ -50,10 +52,13 @@ def lint(fn: Callable[..., object], *args: object, other: Batch | None = None) -
     Returns:
         The findings, and what fn returned for the first batch. Does not synchronise.
 
-    Triton kernels run in the interpreter, or are skipped with a note. While fn runs, `torch.cuda` is a
-    stand-in in every thread: do not lint while others use a GPU. It adds some 50 microseconds an
-    operation, and seconds to the first call in a process. It cannot see what C++ and CUDA libraries
-    do by themselves: chapter *Catch it before the GPU does* lists what it misses.
+    Call fn once before, if its first call sets things up. Triton kernels run in the interpreter, or are
+    skipped with a note; compiled functions run eagerly. While fn runs, `torch.cuda` is a stand-in in
+    every thread: do not lint while others use a GPU. It keeps every temporary until the call ends. It
+    adds a millisecond and some 60 microseconds an operation, and seconds to the first call in a process.
+    It cannot see what C++ and CUDA libraries do by themselves, other threads, and names that were
+    taken out of torch.cuda before (`from torch.cuda import synchronize`), and takes CUDA's autocast
+    for no autocast. Chapter *Catch it before the GPU does* has more.
 
     Raises:
         TypeError: if fn cannot be called, `other` gives no tuple, or a tensor is not on the CPU.
@@ -64,13 +69,13 @@ def lint(fn: Callable[..., object], *args: object, other: Batch | None = None) -
     if other is not None and not isinstance(other, tuple) and not callable(other):
         raise TypeError(f"other must be the tuple of a second batch's arguments, or a function that gives "
                         f"it, got {type(other).__name__}")
-    run = watch(fn, args, "args")
+    run = watch(fn, args, "args", other is not None)
     closing_notes(run)
     if other is not None:
         again = other() if callable(other) else other
         if not isinstance(again, tuple):
             raise TypeError(f"other must give a tuple of arguments, got {type(again).__name__}")
-        compare(run, watch(fn, again, "other", run))
+        compare(run, watch(fn, again, "other", True, run))
     name = getattr(fn, "__name__", type(fn).__name__)
     return LintReport(name, tuple(run.found.values()), run.result, other is not None)
 
@@ -87,31 +92,34 @@ def assert_lint_clean(fn: Callable[..., object], *args: object, other: Batch | N
         raise AssertionError(str(report))
 
 
-def watch(fn: Callable, args: tuple, called: str, first: Run | None = None) -> Run:
-    """Call fn, and look at it. `first` is the run of the batch before, `called` the arguments' name."""
-    for where, tensor in tensors_in((args, fn), called):
-        if tensor.device.type != "cpu":
-            raise TypeError(f"{where} is on {tensor.device}; lint runs on the CPU: pass copies, .cpu()")
-    run = Run()
+def watch(fn: Callable, args: tuple, called: str, compares: bool, first: Run | None = None) -> Run:
+    """Call fn, and look at it. `called` names the arguments; `compares` keeps the launches, to be
+    compared with those of the batch before, `first`."""
+    run = Run(compares)
     code = getattr(fn, "__code__", None)
     run.args, run.start = args, code and (code, code.co_firstlineno)
     for i, arg in (*enumerate(args), ("fn", fn)):
         before = fn if i == "fn" else first.args[i] if first and i < len(first.args) else None
         held = first and arg is before and not isinstance(arg, Tensor)
-        for name, tensor in tensors_in(arg, f"input {i}"):
+        given = tensors_in(arg, f"[{i}]") if not isinstance(arg, Host) else ()
+        for name, tensor in given:
+            if tensor.device.type != "cpu":
+                raise TypeError(f"{called}{name} is on {tensor.device}; lint runs on the CPU: pass .cpu()")
             anew = held and first.names.get(id(storage_of(tensor))) != name
             run.input(f"{name}, put there anew" if anew else name, tensor)
+    for i, arg in enumerate(args):
         if isinstance(arg, Host):
-            run.places.put(arg.tensor, PINNED if arg.pinned else PAGEABLE)
+            run.input(f"[{i}]", arg.tensor, PINNED if arg.pinned else PAGEABLE)
     if not run.places.any_device():
         run.report(NOTE, NOTHING, "lint", run.start)
     cuda = Cuda(run)
     try:
-        with cuda.patched(), watched(run), Questions(run), Operations(run):
+        with (cuda.patched(), watched(run), torch.compiler.set_stance("force_eager"), Questions(run),
+              Operations(run)):
             run.result = fn(*(arg.tensor if isinstance(arg, Host) else arg for arg in args))
             cuda.end()
     except Exception as error:
-        if "graph capture" not in str(error):  # else PyTorch itself looks for a capture, and refuses
+        if not (is_pytorchs(error) and "graph capture" in str(error)):  # else its own check refuses
             error.add_note(str(LintReport("so far", tuple(run.found.values()), None, False)))
             raise
         run.report(BREAKS, Cause("", str(error).splitlines()[0]), "PyTorch's own check",
@@ -119,9 +127,15 @@ def watch(fn: Callable, args: tuple, called: str, first: Run | None = None) -> R
     return run
 
 
+def is_pytorchs(error: Exception) -> bool:
+    """True if code of PyTorch's raised the error."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__", "").startswith("torch.")
+
+
 def closing_notes(run: Run) -> None:
     """What the call launched and allocated, and who holds it after the call."""
-    if run.places.any_device() and not run.launches:
+    if run.places.any_device() and not run.launched:
         run.report(NOTE, EMPTY, "lint", run.start)
     if not run.made:
         return
@@ -133,6 +147,7 @@ def closing_notes(run: Run) -> None:
     results = [line for tensor, line in alive if id(storage_of(tensor)) in returned]
     if results:
         run.report(NOTE, OVERWRITTEN, f"the result, {plural(len(results), 'new tensor')}", results[0])
-    for tensor, line in alive:
+    trains = any(tensor.requires_grad for _, tensor in tensors_in(run.result, "result"))
+    for tensor, line in alive if not trains else ():  # else autograd holds them
         if id(storage_of(tensor)) not in returned:
             run.report(NOTE, KEPT, f"a tensor {tuple(tensor.shape)}", line)

@@ -1,9 +1,11 @@
 """The dispatch mode: each operation that PyTorch runs, and where its operands lie."""
 
+import functools
 from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor
+from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lorakit.capture.checker.findings import BREAKS, NOTE
@@ -16,8 +18,18 @@ IS_NO_WORK = ("lift_fresh", "detach", "alias", "view", "select", "slice", "_loca
 TAKES_HOST = ("where", "bernoulli_", "_pack_padded_sequence", *COPIES, *INDEXES)
 
 
+@functools.cache
+def signature(func: Callable) -> tuple[str, list[str], bool]:
+    """An operation's name, its arguments' names, and whether it writes into one of them."""
+    arguments = func._schema.arguments
+    return (operation(func), [argument.name for argument in arguments],
+            any(argument.is_write for argument in arguments))
+
+
 class Operations(TorchDispatchMode):
     """Looks at each operation before it runs, and remembers where its results would lie."""
+
+    supports_higher_order_operators = True
 
     def __init__(self, run: Run) -> None:
         super().__init__()
@@ -27,30 +39,37 @@ class Operations(TorchDispatchMode):
         run, kwargs = self.run, kwargs or {}
         if run.is_quiet:
             return func(*args, **kwargs)
+        given = tensors([args, kwargs])
+        uses_device = run.places.any_on_device(given)
+        if isinstance(func, HigherOrderOperator):  # torch.cond, flex_attention: not looked into
+            run.report(NOTE, OPAQUE, func.name())
+            with run.quiet():
+                result = func(*args, **kwargs)
+            for tensor in tensors(result):
+                run.new(tensor, DEVICE if uses_device else PAGEABLE)
+            return result
         if torch.is_inference_mode_enabled():  # there PyTorch leaves its composite operations whole
             with self:
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
-        schema = func._schema.arguments
-        named = dict(zip([argument.name for argument in schema], args)) | kwargs
-        given = tensors([args, kwargs])
-        uses_device = run.places.any_on_device(given)
+        op, names, writes = signature(func)
+        named = dict(zip(names, args)) | kwargs
         if uses_device:
             with run.quiet():
                 self.check(func, named, given)
-        elif operation(func) not in IS_NO_WORK and not all(map(run.places.knows, given)):
-            run.report(NOTE, LEFT, f"aten.{operation(func)}")
+        elif op not in IS_NO_WORK and not all(map(run.places.knows, given)):
+            run.report(NOTE, LEFT, f"aten.{op}")
         result = func(*args, **kwargs)
         before = {id(storage_of(tensor)) for tensor in given}
         made = [tensor for tensor in tensors(result) if id(storage_of(tensor)) not in before]
-        if operation(func) == "lift_fresh" and not run.places.knows(result):
+        if op == "lift_fresh" and not run.places.knows(result):
             made = [result]  # a value that was written in Python
         for i, tensor in enumerate(made):
-            run.new(tensor, self.place(func, i, uses_device, bool(given)))
-        if uses_device and (made or any(argument.is_write for argument in schema)):
+            run.new(tensor, self.place(op, i, uses_device, bool(given)))
+        if uses_device and (made or writes):
             scalars = {name: value for name, value in named.items() if not tensors(value)}
-            run.launch(f"aten.{operation(func)}", scalars, given)
+            run.launch(f"aten.{op}", scalars, given)
         return result
 
     def check(self, func: Callable, named: dict[str, object], given: list[Tensor]) -> None:
@@ -81,11 +100,11 @@ class Operations(TorchDispatchMode):
                 self.run.adopt(tensor, f"aten.{operation(func)}")
         return cause
 
-    def place(self, func: Callable, i: int, uses_device: bool, was_given: bool) -> str:
+    def place(self, op: str, i: int, uses_device: bool, was_given: bool) -> str:
         """Where a GPU would have the operation's i-th new tensor."""
-        if operation(func) == "_pack_padded_sequence" and i == 1:
+        if op == "_pack_padded_sequence" and i == 1:
             return PAGEABLE  # the batch sizes
         # A factory inside of PyTorch makes its tensor like the operands; a value that was
         # written in Python comes in by lift_fresh.
-        made_alike = self.run.for_device and not was_given and operation(func) != "lift_fresh"
+        made_alike = self.run.for_device and not was_given and op != "lift_fresh"
         return DEVICE if uses_device or made_alike else PAGEABLE

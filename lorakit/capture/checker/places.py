@@ -4,9 +4,11 @@ Every tensor here is one on the CPU. Those that stand for device tensors are rem
 storage, so that views and aliases are known without being wrapped, and the results stay right.
 """
 
-import dataclasses
+import collections
 import functools
 import inspect
+import sys
+import sysconfig
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+STDLIB = sysconfig.get_path("stdlib")
 DEVICE, PINNED, PAGEABLE = "device", "pinned", "pageable"
 
 
@@ -64,10 +67,10 @@ class Places:
 
 
 def storage_of(tensor: Tensor) -> object:
-    """A tensor's storage, one object for all its views. A sparse tensor has none, and is its own."""
+    """A tensor's storage, one object for all its views. A sparse or lazy one has none: it is its own."""
     try:
         return tensor.untyped_storage()
-    except (NotImplementedError, RuntimeError):
+    except (NotImplementedError, RuntimeError, ValueError):
         return tensor
 
 
@@ -79,27 +82,45 @@ def tensors_in(tree: object, name: str, seen: set[int] | None = None) -> Iterato
     seen.add(id(tree))
     if isinstance(tree, Tensor):
         yield name, tree
-    elif isinstance(tree, torch.nn.Module):
-        for key, part in (*tree.named_parameters(), *tree.named_buffers()):
-            yield from tensors_in(part, f"{name}.{key}", seen)
     else:
         for key, part in parts_of(tree):
             yield from tensors_in(part, name + key, seen)
 
 
 def parts_of(tree: object) -> list[tuple[str, object]]:
-    """What a function or container holds. Of a closure and of globals only modules and dataclasses: a
-    bare tensor from there may lie on the host."""
+    """What a container, object or function holds, with names.
+
+    Of a function's closure and globals not the bare tensors and containers: they may lie on the host.
+    """
+    if isinstance(tree, Host):
+        raise TypeError("Host must be an argument of lint itself, not a part of one")
     if isinstance(tree, dict):
         return [(f"[{key!r}]", part) for key, part in tree.items()]
-    if isinstance(tree, tuple | list | set | frozenset):
+    if isinstance(tree, tuple | list | set | frozenset | collections.deque):
         return [(f"[{i}]", part) for i, part in enumerate(tree)]
     if isinstance(tree, functools.partial):
         return [("", tree.func), ("", tree.args), ("", tree.keywords)]
     if isinstance(tree, types.MethodType):
         return [("", tree.__self__), ("", tree.__func__)]
     if isinstance(tree, types.FunctionType):
-        held = inspect.getclosurevars(tree)
+        try:
+            held = inspect.getclosurevars(tree)
+        except ValueError:  # a cell of its closure is still empty
+            return []
         return [(f".{name}", part) for name, part in (held.nonlocals | held.globals).items()
-                if isinstance(part, torch.nn.Module) or dataclasses.is_dataclass(part)]
-    return [(f".{name}", part) for name, part in getattr(tree, "__dict__", {}).items()]
+                if is_own(part)] + [("", getattr(tree, "__wrapped__", None))]
+    names = [name for kind in type(tree).__mro__ for name in getattr(kind, "__slots__", ())]
+    slots = {name: getattr(tree, name) for name in names if hasattr(tree, name)} if is_own(tree) else {}
+    return [(f".{name}", part) for name, part in (slots | getattr(tree, "__dict__", {})).items()]
+
+
+def is_own(value: object) -> bool:
+    """True for modules of PyTorch, and for objects and functions whose code is no library's."""
+    if isinstance(value, torch.nn.Module):
+        return True
+    if isinstance(value, Tensor | type | types.ModuleType) or type(value).__module__ == "builtins" and (
+            not isinstance(value, types.FunctionType)):
+        return False
+    named = value.__module__ if isinstance(value, types.FunctionType) else type(value).__module__
+    file = getattr(sys.modules.get(named or ""), "__file__", None) or ""
+    return "-packages" not in file and not file.startswith(STDLIB)

@@ -33,7 +33,8 @@ class Questions(TorchFunctionMode):
             return func(*args, **kwargs)
         if answer := ANSWERS.get(func):
             return answer(run, func, args, kwargs)
-        if kwargs.get("device") is not None or kwargs.get("pin_memory"):
+        device = kwargs.get("device")
+        if device is not None and str(device) != "meta" or kwargs.get("pin_memory"):
             return factory(run, func, args, kwargs)
         before, run.for_device = run.for_device, run.for_device or run.places.any_on_device(
             [*args, *kwargs.values()])
@@ -53,7 +54,9 @@ def factory(run: Run, func: Callable, args: tuple, kwargs: dict) -> object:
     if func in (torch.ops.aten._to_copy, torch.ops.aten._to_copy.default):
         return to(run, func, args, kwargs)
     kwargs = dict(kwargs)
-    device, pinned = kwargs.pop("device", None), kwargs.pop("pin_memory", False)
+    device, pinned = kwargs.get("device"), kwargs.pop("pin_memory", False)
+    if device is not None:
+        kwargs["device"] = "cpu"
     result = func(*args, **kwargs)
     for tensor in tensors(result) if kwargs.get("out") is None else ():
         run.new(tensor, PINNED if pinned else PAGEABLE if device is None else place_of(device))
@@ -76,7 +79,7 @@ def data(run: Run, func: Callable, args: tuple, kwargs: dict) -> Tensor:
     place = (place_of(device) if device is not None else run.places.of(like) if like is not None
              else origin)
     if given and (place == DEVICE) != (origin == DEVICE):
-        return run.move(value, place, False, kwargs.get("dtype"))
+        return run.move(value, place, False, dtype=kwargs.get("dtype"))
     with run.quiet():
         result = func(*args, **kwargs)
     if given and storage_of(result) is storage_of(value):
@@ -107,10 +110,11 @@ def to(run: Run, func: Callable, args: tuple, kwargs: dict) -> Tensor:
         place, said["dtype"] = run.places.of(other), other.dtype
     if device is not None and asked_by_optimizer():
         place = origin
+    kind = {"dtype": said.get("dtype") or tensor.dtype,
+            "memory_format": said.get("memory_format") or torch.preserve_format}
     if (place == DEVICE) != (origin == DEVICE):
-        return run.move(tensor, DEVICE if place == DEVICE else PAGEABLE,
-                        bool(said.get("non_blocking")), said.get("dtype"))
-    return tensor.to(dtype=said.get("dtype") or tensor.dtype, copy=bool(said.get("copy")))
+        return run.move(tensor, DEVICE if place == DEVICE else PAGEABLE, bool(said.get("non_blocking")), **kind)
+    return tensor.to(**kind, copy=bool(said.get("copy")))
 
 
 def asked_by_optimizer() -> bool:
@@ -208,7 +212,7 @@ ANSWERS = {
     **dict.fromkeys([torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor.new_tensor,
                      torch.scalar_tensor], data),
     **dict.fromkeys([torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__,
-                     torch.Tensor.__repr__, torch.Tensor.__format__], read),
+                     torch.Tensor.__repr__, torch.Tensor.__format__, torch.Tensor.__reduce_ex__], read),
     **dict.fromkeys([torch.Tensor.__getitem__, torch.Tensor.__setitem__], item),
     torch.Tensor.__deepcopy__: alike,
     **dict.fromkeys([torch.nn.functional.one_hot, torch.quantile, torch.Tensor.quantile,

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from types import CodeType
 
-import torch
 from torch import Tensor
 
 from lorakit.capture.checker.findings import BREAKS, FROZEN, NOTE, Finding
@@ -42,7 +41,8 @@ class Launch:
 class Run:
     """What one call of the function shows."""
 
-    def __init__(self) -> None:
+    def __init__(self, compares: bool = False) -> None:
+        self.compares, self.launched = compares, 0  # whether launches are kept, and how many there were
         self.places = Places()
         self.found: dict[tuple, Finding] = {}
         self.launches: list[Launch] = []
@@ -103,8 +103,10 @@ class Run:
 
     def launch(self, op: str, scalars: dict[str, object], given: list[Tensor]) -> None:
         """Something was launched on the current stream."""
+        self.launched += 1
         self.on_launch(op)
-        self.launches.append(Launch(op, here(), scalars, [self._memory(tensor) for tensor in given]))
+        if self.compares:
+            self.launches.append(Launch(op, here(), scalars, [self._memory(tensor) for tensor in given]))
 
     def _memory(self, tensor: Tensor) -> tuple:
         storage = storage_of(tensor)
@@ -121,13 +123,13 @@ class Run:
         if self.places.of(source) == PINNED and self.places.made(source):
             self.report(FROZEN, REREAD, op)
 
-    def move(self, tensor: Tensor, to: str, non_blocking: bool, dtype: torch.dtype | None) -> Tensor:
-        """The tensor's copy on the other side, as `.to()` makes it."""
+    def move(self, tensor: Tensor, to: str, non_blocking: bool, **kind: object) -> Tensor:
+        """The tensor's copy on the other side, as `.to()` makes it, of that dtype and memory format."""
         origin, op = self.places.of(tensor), "aten._to_copy"
         if to == PAGEABLE and non_blocking:
             to = PINNED  # PyTorch pins it by itself
         with self.quiet():
-            result = tensor.to(dtype=dtype, copy=True)
+            result = tensor.to(**kind, copy=True)
         self.new(result, to)
         cause = copy_cause(result, to, tensor, origin, non_blocking)
         if cause:
