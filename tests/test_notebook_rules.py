@@ -149,10 +149,16 @@ def test_a_planted_fault_is_found_by_its_rule(rule, plant):
 
 
 def test_code_size():
-    long = code("\n".join(["x = 6", ""] * 26))
-    assert found(chapter(long)) == {"code_size"}
-    assert found(chapter(code("\n".join(["x = 6", ""] * 25)))) == set()
-    assert found(chapter(*[code("\n".join(["x = 6"] * 9)) for _ in range(28)])) == {"code_size"}
+    def of(*lines):
+        return code("\n".join(lines))
+    assert found(chapter(of(*["x = 6"] * 26))) == {"code_size"}
+    assert found(chapter(of(*["x = 6"] * 25))) == set()
+    for blank in ("", "    "):  # a blank line counts, and so does one that only looks blank
+        assert found(chapter(of(*["x = 6"] * 24, blank, "x = 6"))) == {"code_size"}
+        assert found(chapter(of(*["x = 6"] * 23, blank, "x = 6"))) == set()
+    assert found(chapter(of("x = 6", *[""] * 24, "x = 6"))) == {"code_size"}
+    assert found(chapter(*[of(*["x = 6"] * 9) for _ in range(28)])) == {"code_size"}
+    assert found(chapter(*[of(*["x = 6", ""] * 8) for _ in range(28)])) == set()  # the median: not
     assert found(chapter(code("x = 6" + " " * 84))) == {"code_size"}
     assert found(chapter(code("x = 6" + " " * 83))) == set()
 
