@@ -231,6 +231,13 @@ def test_another_librarys_operation_is_noted():
     assert "what it does inside is not seen" in str(lint(lambda x: total(x), torch.ones(2)).notes)
 
 
+def test_an_operation_of_higher_order_is_noted():
+    def step(x):
+        return torch.cond(x.sum() > 0, lambda x: x + 1, lambda x: x - 1, (x,))
+    report = lint(step, torch.ones(2))
+    assert "what it does inside is not seen" in str(report.notes) and report.result.tolist() == [2.0, 2.0]
+
+
 def test_optimizers_are_checked_by_pytorch_itself():
     layer = torch.nn.Linear(4, 4)
 
