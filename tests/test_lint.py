@@ -228,7 +228,8 @@ def test_another_librarys_operation_is_noted():
     @torch.library.custom_op("test_lint::total", mutates_args=())
     def total(x: torch.Tensor) -> float:
         return x.sum().item()
-    assert "what it does inside is not seen" in str(lint(lambda x: total(x), torch.ones(2)).notes)
+    (note, _) = lint(lambda x: total(x), torch.ones(2)).notes  # the other: it launches nothing
+    assert note.op == "test_lint.total" and "what it does inside is not seen" in note.why
 
 
 def test_an_operation_of_higher_order_is_noted():
@@ -484,15 +485,14 @@ def test_nothing_of_a_run_is_kept_alive():
     assert report.result.item() == 8.0
 
 
-def test_two_batches_of_another_dtype_and_long_loops():
+def test_two_batches_of_another_dtype_and_long_loops(monkeypatch):
     assert frozen_of(lambda x: x * 2, (torch.ones(2),), (torch.ones(2).half(),))[0][0] == "S3"
 
     def loop(x):
-        for _ in range(3000):
+        for _ in range(300):
             x.add_(1)
-    start = time.perf_counter()
+    monkeypatch.setattr("lorakit.capture.checker.frozen.SequenceMatcher", None)  # it is quadratic here
     assert not lint(loop, torch.ones(2), other=(torch.ones(2),)).frozen
-    assert time.perf_counter() - start < 10
 
 
 def test_an_error_of_the_function_comes_through_with_the_findings():

@@ -18,11 +18,11 @@ TAKES_HOST = ("where", "bernoulli_", "_pack_padded_sequence", *COPIES, *INDEXES)
 
 
 @functools.cache
-def signature(func: Callable) -> tuple[str, list[str], bool]:
-    """An operation's name, its arguments' names, and whether it writes into one of them."""
+def signature(func: Callable) -> tuple[str, str, list[str], bool]:
+    """An operation's name, with and without `aten`; its arguments' names; whether it writes into one."""
     arguments = func._schema.arguments
-    return (operation(func), [argument.name for argument in arguments],
-            any(argument.is_write for argument in arguments))
+    return (func._schema.name.replace("::", "."), operation(func),
+            [argument.name for argument in arguments], any(argument.is_write for argument in arguments))
 
 
 class Operations(TorchDispatchMode):
@@ -52,13 +52,13 @@ class Operations(TorchDispatchMode):
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
-        op, names, writes = signature(func)
+        full, op, names, writes = signature(func)
         named = dict(zip(names, args)) | kwargs
         if uses_device:
             with run.quiet():
                 self.check(func, named, given)
         elif op not in IS_NO_WORK and not all(map(run.places.knows, given)):
-            run.report(NOTE, LEFT, f"aten.{op}")
+            run.report(NOTE, LEFT, full)
         result = func(*args, **kwargs)
         before = {id(storage_of(tensor)) for tensor in given}
         made = [tensor for tensor in tensors(result) if id(storage_of(tensor)) not in before]
@@ -68,12 +68,12 @@ class Operations(TorchDispatchMode):
             run.new(tensor, self.place(op, i, uses_device, bool(given)))
         if uses_device and (made or writes):
             scalars = {name: value for name, value in named.items() if not tensors(value)}
-            run.launch(f"aten.{op}", scalars, given)
+            run.launch(full, scalars, given)
         return result
 
     def check(self, func: Callable, named: dict[str, object], given: list[Tensor]) -> None:
         """Report what a capture would refuse, before the operation runs."""
-        run, op = self.run, f"aten.{operation(func)}"
+        run, (op, *_) = self.run, signature(func)
         needed = [tensor for name, value in named.items() for tensor in tensors(value) if name != "scalars"]
         if func.namespace != "aten":
             run.report(NOTE, OPAQUE, op)
@@ -96,7 +96,7 @@ class Operations(TorchDispatchMode):
             if places.made(tensor) or places.of(tensor) == PINNED:
                 cause = STRANGER
             else:
-                self.run.adopt(tensor, f"aten.{operation(func)}")
+                self.run.adopt(tensor, signature(func)[0])
         return cause
 
     def place(self, op: str, i: int, uses_device: bool, was_given: bool) -> str:

@@ -108,7 +108,7 @@ def parts_of(tree: object) -> list[tuple[str, object]]:
         except ValueError:  # a cell of its closure is still empty
             return []
         return [(f".{name}", part) for name, part in (held.nonlocals | held.globals).items()
-                if is_own(part)] + [("", getattr(tree, "__wrapped__", None))]
+                if is_own(part)]
     names = [name for kind in type(tree).__mro__ for name in getattr(kind, "__slots__", ())]
     slots = {name: getattr(tree, name) for name in names if hasattr(tree, name)} if is_own(tree) else {}
     return [(f".{name}", part) for name, part in (slots | getattr(tree, "__dict__", {})).items()]
