@@ -70,7 +70,9 @@ def run_cells(nb, folder: Path, draft: bool) -> dict[str, str]:
             client.execute_cell(probe, len(nb.cells) - 1, store_history=False)
         except CellExecutionError as error:
             raise Refused(f"lorakit.runtime.describe(): {error.ename}: {error.evalue}") from None
-        return json.loads(nb.cells.pop().outputs[-1].text)
+        # A line may come in two pieces, if the kernel sends its output in between.
+        return json.loads("".join(output.text for output in nb.cells.pop().outputs
+                                  if output.get("name") == "stdout"))
 
 
 def running_kernel(client):
