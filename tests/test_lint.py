@@ -15,9 +15,9 @@ import torch
 
 from lorakit import routing
 from lorakit.adapters import LoRAWeights
-from lorakit.batch import LoRABatchInfo, StaticLoRABatchInfo, slots_to_device
+from lorakit.batch import StaticLoRABatchInfo, slots_to_device
 from lorakit.capture import Host, assert_lint_clean, lint
-from lorakit.graphs import StaticInputs
+from lorakit.graphs import StaticInputs, padded
 from lorakit.lint import main
 
 BREAKS = [  # code, rule: everything that the documentation names
@@ -178,7 +178,13 @@ def test_no_breaks_on_the_other_functions_of_the_package():
                      (reference.route_by_adapter, ([0, 1], 3))):
         report = lint(fn, *args)
         assert not report.breaks, str(report)
-    assert isinstance(info, LoRABatchInfo) and issubclass(StaticInputs, object)
+
+    @dataclass
+    class Tokens(StaticInputs):
+        slots: torch.Tensor = padded(-1)
+    held = Tokens(torch.zeros(8, dtype=torch.int32))
+    report = lint(held.copy_from, Tokens(torch.ones(3, dtype=torch.int32)))
+    assert not report.breaks and held.slots.tolist() == [1, 1, 1, -1, -1, -1, -1, -1], str(report)
 
 
 def test_modules_methods_and_closures_lie_on_the_device():
@@ -191,7 +197,7 @@ def test_modules_methods_and_closures_lie_on_the_device():
         def run(self, x):
             self.buffer[0] = 0
             return x + self.buffer
-    assert not lint(layer, torch.ones(2, 4)).findings[0].severity == "breaks"
+    assert not lint(layer, torch.ones(2, 4)).breaks
     assert not lint(lambda x: layer(x), torch.ones(2, 4)).breaks
     assert [f.rule for f in lint(Step().run, torch.ones(4)).breaks] == ["L3"]
     held = lint(lambda x: x * scale, torch.ones(2, 4))  # a bare tensor of a closure
@@ -222,6 +228,14 @@ def test_a_tensor_from_outside_that_turns_out_to_lie_on_the_device_breaks_nothin
         y.add_(table[2:])
     report = lint(both, torch.ones(2))
     assert not report.breaks and "taken to lie on the device" in str(report.notes)
+
+    def twice(y):
+        step(y)
+        y[0] = 0  # a real one in between must stay
+        step(y)
+        y.add_(table[2:])
+    assert [f.line.source for f in lint(twice, torch.ones(2)).breaks] == [
+        "y[0] = 0  # a real one in between must stay"]
 
 
 def test_another_librarys_operation_is_noted():
@@ -455,7 +469,6 @@ def test_it_leaves_results_as_they_are():
         y = torch.empty(3, device="meta")
         return x.to(memory_format=torch.channels_last), y, torch.compile(torch.relu, fullgraph=True)(x)
     like, meta, same = lint(step, torch.ones(1, 2, 3, 4)).result
-    torch.distributions.Distribution.set_default_validate_args(True)  # torch.compile turns it off
     assert like.is_contiguous(memory_format=torch.channels_last) and meta.is_meta and same.shape == like.shape
 
     def mine(x):

@@ -21,6 +21,12 @@ BLIND = {  # what lint does not say right, and why
 ONLY_WITH_GRADIENTS = (".backward()", "autograd", "requires_grad")
 
 
+@pytest.fixture(autouse=True)
+def distributions_check_their_arguments():
+    """As in a new process: PyTorch's compiler turns it off, wherever another test has used it."""
+    torch.distributions.Distribution.set_default_validate_args(True)
+
+
 def is_blind(code: str) -> bool:
     return any(part in code for part in BLIND)
 

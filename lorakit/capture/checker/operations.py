@@ -81,8 +81,8 @@ class Operations(TorchDispatchMode):
             run.report(BREAKS, GENERATOR, op)
         cause = cause_of(func, named, run.places) or self.strangers(func, needed)
         if cause:
-            run.report(BREAKS, cause, f"{op}({', '.join(map(run.places.of, given))})")
-            run.blame(op, given)
+            key = run.report(BREAKS, cause, f"{op}({', '.join(map(run.places.of, given))})")
+            run.blame(key, op, given)
         elif op == "aten.copy_" and run.places.on_device(named["self"]):
             run.upload(f"{op}(device, {run.places.of(named['src'])})", named["src"])
 

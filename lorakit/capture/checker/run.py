@@ -55,8 +55,8 @@ class Run:
         self.for_device = False  # a function of PyTorch's is running that was given device tensors
         self.on_launch: Callable[[str], None] = lambda op: None
 
-    def report(self, severity: str, cause: Cause, op: str, line: Place | None = None) -> None:
-        """Add a finding at the caller's line, or count one more of the same."""
+    def report(self, severity: str, cause: Cause, op: str, line: Place | None = None) -> tuple:
+        """Add a finding at the caller's line, or count one more of the same. Returns its key."""
         line = line or here()
         key = severity, cause, op, line
         if key in self.found:
@@ -64,6 +64,7 @@ class Run:
         else:
             self.found[key] = Finding(severity, cause.rule, line and Line.at(*line), op, cause.why,
                                       cause.fix)
+        return key
 
     @contextlib.contextmanager
     def quiet(self) -> Iterator[None]:
@@ -87,12 +88,12 @@ class Run:
             self.made.append((weakref.ref(tensor), tensor.numel() * tensor.element_size(), here()))
         return tensor
 
-    def blame(self, op: str, given: list[Tensor]) -> None:
-        """Tensors from outside that are in no argument were taken to lie on the host in a break."""
+    def blame(self, key: tuple, op: str, given: list[Tensor]) -> None:
+        """In the break of that key, tensors that are in no argument were taken to lie on the host."""
         for tensor in given:
             if not self.places.knows(tensor):
-                self.report(NOTE, LEFT, op)
-                self.blamed.setdefault(id(storage_of(tensor)), []).extend(list(self.found)[-2:])
+                note = self.report(NOTE, LEFT, op)
+                self.blamed.setdefault(id(storage_of(tensor)), []).extend([key, note])
 
     def adopt(self, tensor: Tensor, op: str) -> None:
         """A tensor from outside is used as only a device tensor can be: it was one all along."""
@@ -134,8 +135,7 @@ class Run:
         cause = copy_cause(result, to, tensor, origin, non_blocking)
         if cause:
             cause = cause if cause in (BLOCKING, CONVERTED, DOWNLOAD) else UPLOAD
-            self.report(BREAKS, cause, f"{op}({origin} to {to})")
-            self.blame(op, [tensor])
+            self.blame(self.report(BREAKS, cause, f"{op}({origin} to {to})"), op, [tensor])
         elif to == DEVICE:
             self.upload(f"{op}({origin} to {to})", tensor)
         self.launch(op, {"to": to, "dtype": result.dtype}, [tensor])
