@@ -228,6 +228,40 @@ def test_a_sound_server_passes():
     assert_graph_safe(lambda x: x + 1, numbers, serve=Server("none"))
 
 
+class Staged:
+    """Each batch goes through one pinned buffer of the host, as a list of Python's would."""
+
+    def __init__(self, waits: bool):
+        self.waits, self.copied = waits, torch.cuda.Event()
+        self.staging = torch.zeros(8).pin_memory()
+        self.server = Server("none")
+
+    def __call__(self, values):
+        if self.waits:
+            self.copied.synchronize()
+        self.staging.copy_(torch.tensor(values))
+        self.server.x.copy_(self.staging, non_blocking=True)
+        self.copied.record()
+        self.server.graph.replay()
+        return self.server.y.clone()
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_server_that_rewrites_what_is_still_to_be_read(waits):
+    """While the host waits for each batch, it is right."""
+    def values(i):
+        return ([float(i + place) for place in range(8)],)
+
+    def step(values):
+        return torch.tensor(values, device="cuda") + 1
+
+    if waits:
+        assert_graph_safe(step, values, serve=Staged(waits))
+    else:
+        with pytest.raises(AssertionError, match=r"(?s)^S8: batch 0: .*where the host is ahead"):
+            assert_graph_safe(step, values, serve=Staged(waits))
+
+
 @pytest.mark.parametrize("step, make_inputs, error, words", [
     (lambda x: x.sum().item(), numbers, TypeError, "output is a Python float"),
     (lambda x: x.cpu(), numbers, TypeError, "on cpu"),

@@ -14,8 +14,9 @@ from lorakit.capture.attempt import Attempt, attempt, require_gpu
 from lorakit.capture.batches import copy_rows, fits, pointers, same_inputs, with_values
 from lorakit.capture.frozen import frozen, pool_of
 from lorakit.capture.lines import lines_that_wait
-from lorakit.capture.probe import waits
+from lorakit.capture.probe import Waits, waits
 from lorakit.capture.trees import copied, cut, describe, leaves, mapped, pairs
+from lorakit.timing import queue_work
 
 
 def assert_graph_safe(fn: Callable[..., object], make_inputs: Callable[[int], object], n: int = 20, *,
@@ -41,7 +42,8 @@ def assert_graph_safe(fn: Callable[..., object], make_inputs: Callable[[int], ob
             place. None copies each tensor into its first rows and leaves the others as they were.
         serve: what your system does with a batch, `GraphRunner` for example: called with the inputs,
             it returns the outputs. Then nothing is captured here: each output is compared at once,
-            and again after the next batch.
+            and again after the next batch. At last all batches are served behind queued work, so that
+            a host that rewrites what the GPU has yet to read (S8) is certain to be seen.
         rtol, atol: as in `torch.testing.assert_close`, both or neither. A padded batch may take
             another path through a library's matrix product and round otherwise.
 
@@ -164,22 +166,30 @@ class Checks:
                 "in memory that it holds itself, or leaves a part of its output unwritten")
 
     def serve(self, step: Callable[..., object], n: int) -> None:
-        """Give each batch to the server, and look at its outputs twice."""
-        kept = right = None  # what the server gave for the batch before, and what it should have
+        """Give each batch to the server, look at its outputs twice, and at last let the host run ahead."""
+        rights, kept = [], None  # kept: what the server gave for the batch before
         for i in range(n):
-            expected = self.expect(i)
+            rights.append(expected := self.expect(i))
             outputs = step(*copied(self.batch(i)))
             wrong = self.difference(outputs, expected)
-            if wrong and kept is not None and not self.difference(outputs, right):
+            if wrong and i and not self.difference(outputs, rights[i - 1]):
                 raise AssertionError(f"S1: batch {i}: {wrong}\n  It is batch {i - 1}'s result: the "
                                      "graph does not see the new inputs")
             if wrong:
                 raise AssertionError(f"batch {i}: {wrong}\n  To learn the rule, leave `serve` out")
-            if kept is not None and self.difference(kept, right):
+            if i and self.difference(kept, rights[i - 1]):
                 raise AssertionError(f"S10: batch {i - 1}'s output changed when batch {i} was served: "
                                      "the next replay overwrites it, so hand out a clone")
-            kept, right = outputs, expected
-        self.must_not_wait("serve", step, *copied(self.batch(0)))
+            kept = outputs
+        waited = self.must_not_wait("serve", step, *copied(self.batch(0)))
+        batches = [copied(self.batch(i)) for i in range(n)]
+        queue_work(waited.queued_ms * n / 4)  # twice what the host needs: all is served before any runs
+        served = [copied(step(*batch)) for batch in batches]
+        for i, (outputs, expected) in enumerate(zip(served, rights)):
+            if wrong := self.difference(outputs, expected):
+                raise AssertionError(
+                    f"S8: batch {i}: {wrong}\n  It was right while the host waited for each batch, and is "
+                    "wrong where the host is ahead: it rewrites what the GPU has yet to read")
 
     def replayed(self, graph: Attempt, expected: object) -> str | None:
         """Replay, and say how the outputs differ from the expected ones."""
@@ -204,7 +214,7 @@ class Checks:
                 return f"{name} is not what fn gives eagerly. {' '.join(told) or unlike}"
         return None
 
-    def must_not_wait(self, name: str, step: Callable[..., object], *args: object) -> None:
+    def must_not_wait(self, name: str, step: Callable[..., object], *args: object) -> Waits:
         """What runs in every step may not stop the host."""
         waited = waits(lambda: step(*args))
         if waited.blocks_host:
@@ -213,6 +223,7 @@ class Checks:
             raise AssertionError("\n  ".join([
                 f"{rule}: {name} holds the host for {waited.host_ms:.1f} ms behind "
                 f"{waited.queued_ms:.0f} ms of queued work", *(f"at {line}" for line in lines)]))
+        return waited
 
 
 @torch.inference_mode()  # the only mode that may write into tensors of every mode
