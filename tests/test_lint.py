@@ -367,6 +367,15 @@ def test_a_grid_and_a_kernels_number_are_frozen():
         assert any("skipped" in note.why for note in report.notes)
 
 
+def test_what_stands_beside_a_kernel_is_no_input():
+    """A compiled Triton kernel holds the names of its module, where tensors of a GPU may be."""
+    class Kernel:
+        def __init__(self):
+            self.__globals__ = {"weights": torch.zeros(1, device="meta")}
+
+    assert not lint(lambda x, kernel: x * 2, torch.ones(4), Kernel()).breaks
+
+
 def test_a_pinned_buffer_of_the_call_is_frozen():
     def step(x):
         x.copy_(torch.ones(4).pin_memory(), non_blocking=True)

@@ -35,8 +35,9 @@ def assert_graph_safe(fn: Callable[..., object], make_inputs: Callable[[int], ob
             some five times a batch.
         make_inputs: number of a batch, 0 to n -> its inputs, one or a tuple: tensors on the current
             GPU, Python values, and tuples, lists, dicts or dataclasses of both. The same number must
-            give the same batch. Batch 0 is the largest: a later tensor may have fewer rows (axis
-            0), never more. It may also write buffers that fn holds.
+            give the same batch. Batch 0 is the one that is captured, so give it the Python values of your
+            server's own capture. Its tensors are the largest: a later one may have fewer rows
+            (axis 0), never more. It may also write buffers that fn holds.
         n: batches, at least 2.
         refresh: (static inputs, a batch's inputs) -> None writes a batch into the static inputs in
             place. None copies each tensor into its first rows and leaves the others as they were.

@@ -111,7 +111,8 @@ def parts_of(tree: object) -> list[tuple[str, object]]:
                 if is_own(part)]
     names = [name for kind in type(tree).__mro__ for name in getattr(kind, "__slots__", ())]
     slots = {name: getattr(tree, name) for name in names if hasattr(tree, name)} if is_own(tree) else {}
-    return [(f".{name}", part) for name, part in (slots | getattr(tree, "__dict__", {})).items()]
+    return [(f".{name}", part) for name, part in (slots | getattr(tree, "__dict__", {})).items()
+            if name != "__globals__"]  # a Triton kernel keeps those of the module that it stands in
 
 
 def is_own(value: object) -> bool:
