@@ -228,6 +228,41 @@ def test_a_sound_server_passes():
     assert_graph_safe(lambda x: x + 1, numbers, serve=Server("none"))
 
 
+class Drops:
+    """Its graph reads a tensor that the server itself does not keep."""
+
+    def __init__(self, pinned: bool, keep: bool):
+        self.x, self.w = numbers(0), torch.zeros(2**20, device="cuda")
+        source = torch.ones(2**20).pin_memory() if pinned else torch.ones(2**20, device="cuda")
+        self.kept = [source] if keep else []
+
+        def step():
+            self.w.copy_(source, non_blocking=True)
+            return self.x + self.w[:8]
+
+        step()
+        torch.cuda.synchronize()
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.y = step()
+
+    def __call__(self, x):
+        self.x.copy_(x)
+        self.graph.replay()
+        return self.y.clone()
+
+
+@pytest.mark.parametrize("pinned, rule", [(True, "S7"), (False, "S9")])
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_graph_that_reads_what_nobody_holds(pinned, rule, keep):
+    server = Drops(pinned, keep)
+    if keep:
+        assert_graph_safe(lambda x: x + 1, numbers, serve=server)
+    else:
+        with pytest.raises(AssertionError, match=rf"(?s)^{rule}: batch 0: .*what nobody holds"):
+            assert_graph_safe(lambda x: x + 1, numbers, serve=server)
+
+
 class Staged:
     """Each batch goes through one pinned buffer of the host, as a list of Python's would."""
 

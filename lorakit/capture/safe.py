@@ -14,6 +14,7 @@ from lorakit.capture.attempt import Attempt, attempt, require_gpu
 from lorakit.capture.batches import copy_rows, fits, pointers, same_inputs, with_values
 from lorakit.capture.frozen import frozen, pool_of
 from lorakit.capture.lines import lines_that_wait
+from lorakit.capture.poison import zero_free_device, zero_free_pinned
 from lorakit.capture.probe import Waits, waits
 from lorakit.capture.trees import copied, cut, describe, leaves, mapped, pairs
 from lorakit.timing import queue_work
@@ -43,8 +44,9 @@ def assert_graph_safe(fn: Callable[..., object], make_inputs: Callable[[int], ob
             place. None copies each tensor into its first rows and leaves the others as they were.
         serve: what your system does with a batch, `GraphRunner` for example: called with the inputs,
             it returns the outputs. Then nothing is captured here: each output is compared at once,
-            and again after the next batch. At last all batches are served behind queued work, so that
-            a host that rewrites what the GPU has yet to read (S8) is certain to be seen.
+            and again after the next batch. Then all are served again after PyTorch's free pinned (S7)
+            and device memory (S9) was overwritten, and at last behind queued work, so that a host that
+            rewrites what the GPU has yet to read (S8) is certain to be seen.
         rtol, atol: as in `torch.testing.assert_close`, both or neither. A padded batch may take
             another path through a library's matrix product and round otherwise.
 
@@ -167,7 +169,8 @@ class Checks:
                 "in memory that it holds itself, or leaves a part of its output unwritten")
 
     def serve(self, step: Callable[..., object], n: int) -> None:
-        """Give each batch to the server, look at its outputs twice, and at last let the host run ahead."""
+        """Give each batch to the server, and look at its outputs twice. Then again, with free memory
+        overwritten, and at last with the host far ahead."""
         rights, kept = [], None  # kept: what the server gave for the batch before
         for i in range(n):
             rights.append(expected := self.expect(i))
@@ -183,6 +186,12 @@ class Checks:
                                      "the next replay overwrites it, so hand out a clone")
             kept = outputs
         waited = self.must_not_wait("serve", step, *copied(self.batch(0)))
+        for rule, overwrite in (("S7", zero_free_pinned), ("S9", zero_free_device)):
+            overwrite()
+            for i, expected in enumerate(rights):
+                if wrong := self.difference(step(*copied(self.batch(i))), expected):
+                    raise AssertionError(f"{rule}: batch {i}: {wrong}\n  It was right until free memory was "
+                                         "overwritten: a graph reads what nobody holds")
         batches = [copied(self.batch(i)) for i in range(n)]
         queue_work(waited.queued_ms * n / 4)  # twice what the host needs: all is served before any runs
         served = [copied(step(*batch)) for batch in batches]
