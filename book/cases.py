@@ -5,9 +5,12 @@ the GPU does* prints it.
 """
 
 import functools
+import json
+import re
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -24,6 +27,7 @@ except ModuleNotFoundError as missing:  # Triton is published for Linux only
     triton = None
 
 NAMED, CAUGHT, SILENT = "named", "caught", "-"  # by its rule's number; without it; not at all
+CHAPTERS = Path(__file__).resolve().parent.parent / "chapters"
 
 
 class Held:
@@ -58,6 +62,11 @@ def with_number(i: int, held: Held) -> tuple:
     x, n = numbers(i, held), 1 + i % 4  # the copy in `numbers` waits for those of `pinned`: S8
     held.pinned.fill_(n)
     return x, n, torch.tensor([n], device=held.device), held
+
+
+def with_own_number(i: int, held: Held) -> tuple:
+    """The number, and the same on the device as a float. The pinned buffer is the server's."""
+    return numbers(i, held), 1 + i % 4, torch.tensor([1.0 + i % 4], device=held.device), held
 
 
 def with_new_tensors(i: int, held: Held) -> tuple:
@@ -160,6 +169,26 @@ def server(hand_out: Callable) -> Callable:
     return capture
 
 
+def staged(wait: bool) -> Callable:
+    """(step, inputs) -> a server whose numbers go through one pinned buffer, in every step."""
+    def capture(step: Callable, inputs: tuple) -> Callable:
+        x, _, on_device, held = inputs
+        step(*inputs)
+        tried, copied = attempt(lambda: step(*inputs)), torch.cuda.Event()
+
+        def serve(new_x, n, *_):
+            if wait:
+                copied.synchronize()  # the last copy out of the buffer
+            held.pinned.fill_(n)
+            on_device.copy_(held.pinned[:1], non_blocking=True)
+            copied.record()
+            x.copy_(new_x)
+            tried.graph.replay()
+            return tried.result.clone()
+        return serve
+    return capture
+
+
 # Each case: name, rule, fault; the step; its twin.
 CASES = [
     Case("synchronize", "L1", "waits for the device",
@@ -221,6 +250,10 @@ CASES = [
     Case("a pinned temporary", "S7", "copies a pinned buffer that nobody can rewrite",
          lambda x, n, *_: x + torch.tensor([n] * 8, pin_memory=True).to(x.device, non_blocking=True),
          lambda x, n, on_device, held: x + held.pinned.to(x.device, non_blocking=True), with_number),
+    Case("a staging buffer", "S8", "the server rewrites a pinned buffer that is still to be read",
+         lambda x, n, on_device, held: x * on_device,
+         lambda x, n, on_device, held: x * on_device, with_own_number,
+         serve=staged(wait=False), fixed_serve=staged(wait=True)),
     Case("a kept output", "S10", "the server hands out the graph's own output", doubled, doubled,
          serve=server(lambda y: y), fixed_serve=server(torch.clone)),
     Case("a cache", "S12", "the first call makes what later calls use",
@@ -297,7 +330,6 @@ NOT_A_STEP = {  # rule -> where its fault lies instead
     "L16": "the first call in a process, which each tool's warm-up makes",
     "L17": "several ranks",
     "L19": "the update of a graph",
-    "S8": "the host, which rewrites a buffer before a replay has read it",
     "S9": "whoever drops an input of a graph",
     "S11": "several graphs",
     "S17": "a profile",
@@ -378,3 +410,40 @@ def run(case: Case, fixed: bool = False) -> dict[str, str]:
 def table(cases: Iterable[Case] = CASES) -> list[tuple[Case, dict[str, str]]]:
     """Each case with what the tools say of it."""
     return [(case, run(case)) for case in cases]
+
+
+def show(case: Case, leave_out: dict[str, str] | None = None) -> None:
+    """Print what the tools say of a case and of its twin, a line a tool: the pages of Part III.
+
+    Args:
+        leave_out: tool -> why it cannot be applied to this case; then it does not run.
+    """
+    leave_out = leave_out or {}
+    print(f"{case.name} ({case.rule})")
+    for name, tool in TOOLS.items():
+        if name in leave_out:
+            print(f"  {name:11} not run: {leave_out[name]}")
+        elif tool is linted or runtime.device().type == "cuda":
+            fault, fix = tool(case, False), tool(case, True)
+            print(f"  {name:11} fault: {fault:7} fix: {fix}")
+
+
+def recorded(pages: Iterable[Path] | None = None) -> list[tuple[str, str, str, dict[str, str]]]:
+    """What `show` printed in the recorded pages of Part III: title, case, rule, tool -> verdict of the fault.
+
+    Reads the notebooks, and runs nothing.
+    """
+    found = []
+    for page in sorted(CHAPTERS.glob("3[0-9][0-9]_*.ipynb")) if pages is None else pages:
+        cells = json.loads(page.read_text(encoding="utf-8"))["cells"]
+        title = "".join(cells[0]["source"]).splitlines()[0].removeprefix("# ")
+        for cell in cells:
+            for output in cell.get("outputs", []):
+                if "cases.show(" not in "".join(cell["source"]) or output["output_type"] != "stream":
+                    continue
+                for line in "".join(output["text"]).splitlines():
+                    if head := re.fullmatch(r"(\S.*) \(([LS]\d+.*)\)", line):
+                        found.append((title, *head.groups(), {}))
+                    elif told := re.fullmatch(r"  (.{11}) (?:fault: (\S+) .*|not run: .*)", line):
+                        found[-1][3][told[1].strip()] = told[2] or "not run"
+    return found

@@ -17,6 +17,7 @@ LINT = {  # where lint does not name the rule: its verdict, and why that is righ
     "a new kernel": SILENT,  # an interpreter compiles nothing
     "rebound metadata": CAUGHT,  # as S1, which it is
     "a log": SILENT,  # no tensor is involved
+    "a staging buffer": SILENT,  # it sees a step, and no server
     "a kept output": SILENT,  # its note S10 is said of the twin too
     "a tail": SILENT,  # it compares launches, and no values
     "a specialisation": CAUGHT,  # as S2: the number is frozen too

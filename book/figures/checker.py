@@ -25,8 +25,9 @@ def draw_levels(seen: dict[str, dict[str, list[str]]]) -> None:
         for x, names in enumerate(seen.values()):
             color = WAY_COLORS[row] if names[level] else "#EDEDED"
             ax.add_patch(Rectangle((x, bottom), 0.94, height + 0.5, fc=color, lw=0))
+            long = max(map(len, names[level]), default=0) > 16
             ax.text(x + 0.47, (top + bottom) / 2, "\n".join(names[level]), ha="center", va="center",
-                    fontsize=9, color="white", linespacing=1.15)
+                    fontsize=8 if long else 9, color="white", linespacing=1.15)
             if row and names[level]:
                 ax.annotate("", (x + 0.47, top), (x + 0.47, top + 0.7), fontsize=9,
                             arrowprops={"arrowstyle": "->", "color": INK})
