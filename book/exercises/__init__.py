@@ -17,3 +17,15 @@ from book.exercises.silent_rules import evidence, check_rules, check_server, che
 from book.exercises.runner import check_best_buckets, check_refresh, check_fills
 from book.exercises.sync_bug import check_reset, check_routing
 from book.exercises.laptop import check_doors, check_repair, check_second_batch
+from book.exercises.grid import check_grid, check_two_batches
+from book.exercises.systems import Server, check_faults, check_graphs, check_pack
+from book.exercises.branch import check_branch, check_branches
+from book.exercises.first import check_first, check_remembers
+from book.exercises.half import check_certain, check_half
+from book.exercises.neighbour import check_neighbour, check_late
+from book.exercises.recycled import check_keep, check_recycled
+from book.exercises.cold import check_cold, check_refused
+from book.exercises.question import check_asks, check_question
+from book.exercises.pool import check_pool, check_wrong_reads
+from book.exercises.guest import check_guest, check_lost
+from book.exercises.open import check_nan_flags, check_sealed, sealed
