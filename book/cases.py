@@ -1,4 +1,4 @@
-"""A decode step for each rule of capture: a few lines that break it, and a twin that keeps it.
+"""A fault for each rule of capture that a step can break: a few lines, and a twin that keeps the rule.
 
 Four tools run the same lines, and `table` says which of them saw the fault. Chapter *Catch it before
 the GPU does* prints it.
@@ -400,11 +400,12 @@ def linted(case: Case, fixed: bool) -> str:
 TOOLS = {"sync debug": sync_debug, "probe": probed, "graph safe": graph_safe, "lint": linted}
 
 
-def run(case: Case, fixed: bool = False) -> dict[str, str]:
+def run(case: Case, fixed: bool = False, leave_out: Iterable[str] = ()) -> dict[str, str]:
     """What each tool says of a case, or of its twin. Without a GPU there is only `lint`."""
     gpus = [torch.cuda.current_device()] if runtime.device().type == "cuda" else []
     with torch.random.fork_rng(devices=gpus):
-        return {name: tool(case, fixed) for name, tool in TOOLS.items() if gpus or tool is linted}
+        return {name: tool(case, fixed) for name, tool in TOOLS.items()
+                if (gpus or tool is linted) and name not in leave_out}
 
 
 def table(cases: Iterable[Case] = CASES) -> list[tuple[Case, dict[str, str]]]:
@@ -419,13 +420,13 @@ def show(case: Case, leave_out: dict[str, str] | None = None) -> None:
         leave_out: tool -> why it cannot be applied to this case; then it does not run.
     """
     leave_out = leave_out or {}
+    fault, fix = run(case, False, leave_out), run(case, True, leave_out)
     print(f"{case.name} ({case.rule})")
-    for name, tool in TOOLS.items():
+    for name in TOOLS:
         if name in leave_out:
             print(f"  {name:11} not run: {leave_out[name]}")
-        elif tool is linted or runtime.device().type == "cuda":
-            fault, fix = tool(case, False), tool(case, True)
-            print(f"  {name:11} fault: {fault:7} fix: {fix}")
+        elif name in fault:
+            print(f"  {name:11} fault: {fault[name]:7} fix: {fix[name]}")
 
 
 def recorded(pages: Iterable[Path] | None = None) -> list[tuple[str, str, str, dict[str, str]]]:

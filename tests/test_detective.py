@@ -1,5 +1,6 @@
 """The detective cases of Part III: the fixtures, the form of a page, and on a GPU that each fault is one."""
 
+import ast
 import inspect
 import re
 
@@ -18,6 +19,7 @@ CLOSED = [page for page in PAGES if page != OPEN]
 HEADINGS = ["The report", "The evidence", "Three hypotheses", "The cause", "The fix", "The regression test",
             "Who catches it", "Key points", "Exercises", "The limit"]
 MOST_LINES = 40  # of a reproduction
+LONGER = {"304_whoever_came_first": 42}  # with the server around its fault
 
 
 def text_of(page: str) -> str:
@@ -26,7 +28,7 @@ def text_of(page: str) -> str:
 
 
 def test_there_are_the_cases():
-    assert len(CLOSED) >= 9 and OPEN in PAGES
+    assert len(CLOSED) == 10 and OPEN in PAGES
 
 
 @pytest.mark.parametrize("page", CLOSED)
@@ -52,8 +54,14 @@ def test_a_page_defines_what_is_tested(page):
 
 @pytest.mark.parametrize("page", CLOSED)
 def test_a_reproduction_is_short(page):
-    source = next(text for text, node in statements(page) if getattr(node, "name", "") == "Broken")
-    assert len([line for line in source.splitlines() if line.strip()]) <= MOST_LINES
+    """`Broken`, and what it derives from on its page."""
+    classes = {node.name: (text, node) for text, node in statements(page) if isinstance(node, ast.ClassDef)}
+    names, lines = ["Broken"], 0
+    for name in names:
+        text, node = classes[name]
+        lines += len([line for line in text.splitlines() if line.strip()])
+        names += [base.id for base in node.bases if getattr(base, "id", "") in classes]
+    assert lines <= LONGER.get(page, MOST_LINES)
 
 
 def run_regression_test(page: str, name: str) -> None:

@@ -297,6 +297,17 @@ def test_a_server_that_rewrites_what_is_still_to_be_read(waits):
             assert_graph_safe(step, values, serve=Staged(waits))
 
 
+def test_batches_that_write_what_the_server_reads_are_no_alarm():
+    """They cannot be made ahead, so nothing is said of a host that runs ahead."""
+    read = torch.zeros(8, device="cuda")
+
+    def make_inputs(i):
+        read.copy_(numbers(i))
+        return numbers(100 + i)
+
+    assert_graph_safe(lambda x: x + read, make_inputs, serve=lambda x: x + read)
+
+
 @pytest.mark.parametrize("step, make_inputs, error, words", [
     (lambda x: x.sum().item(), numbers, TypeError, "output is a Python float"),
     (lambda x: x.cpu(), numbers, TypeError, "on cpu"),

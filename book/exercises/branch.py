@@ -76,4 +76,5 @@ def check_branches(answers: dict[Callable[[Rows], torch.Tensor], str]) -> None:
                 break
         assert (answer == "frozen") == (wrong is not None), (
             f"{step.__name__} is not {answer}: {wrong or 'its replays are right for every batch'}")
+    assert len(answers) == 5, f"there are five steps, and these are {len(answers)} answers"
     print("passed")

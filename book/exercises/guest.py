@@ -45,7 +45,9 @@ def lost(plan: Callable[[list[int]], tuple[list[int], int]], slots: Sequence[int
 
 def check_lost(*answers: tuple[Callable, Sequence[int] | None]) -> None:
     """*The guest from the base model*: for each plan a batch in which it loses an adapter, or None."""
-    assert len(answers) == 4, f"there are four plans, and these are {len(answers)} answers"
+    plans = {plan for plan, _ in answers}
+    assert len(answers) == len(plans) == 4, (
+        f"there are four plans, and these are {len(answers)} answers on {len(plans)}")
     small = [slots for size in range(1, MAX_LORAS + 2)
              for slots in combinations_with_replacement([NO_ADAPTER, *range(MAX_LORAS)], size)]
     for plan, batch in answers:

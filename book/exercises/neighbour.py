@@ -89,6 +89,7 @@ def outcome(program: Callable, late: bool) -> str | None:
 
 def check_late(programs: dict[str, Callable], wrong: str) -> None:
     """*The neighbour's adapter*: which programs may give a wrong result."""
+    assert len(programs) == 5, f"there are five programs, and these are {len(programs)}"
     named = set(wrong.upper().replace(",", "").replace(" ", ""))
     assert named <= set(programs), f"{sorted(named - set(programs))} is not among {sorted(programs)}"
     for name, program in sorted(programs.items()):
