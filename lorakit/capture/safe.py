@@ -46,8 +46,7 @@ def assert_graph_safe(fn: Callable[..., object], make_inputs: Callable[[int], ob
             it returns the outputs. Then nothing is captured here: each output is compared at once,
             and again after the next batch. Then all are served again after PyTorch's free pinned (S7)
             and device memory (S9) was overwritten, and at last behind queued work, so that a host shows
-            that rewrites what the GPU has yet to read (S8). That last part is left out if make_inputs
-            writes what the server reads: then no batch can be made ahead.
+            that rewrites what is still to be read (S8); not if make_inputs writes what the server reads.
         rtol, atol: as in `torch.testing.assert_close`, both or neither. A padded batch may take
             another path through a library's matrix product and round otherwise.
 
@@ -170,8 +169,7 @@ class Checks:
                 "in memory that it holds itself, or leaves a part of its output unwritten")
 
     def serve(self, step: Callable[..., object], n: int) -> None:
-        """Give each batch to the server, and look at its outputs twice. Then again, with free memory
-        overwritten, and at last with the host far ahead."""
+        """Each batch twice; again with free memory overwritten; and at last with the host far ahead."""
         rights, kept = [], None  # kept: what the server gave for the batch before
         for i in range(n):
             rights.append(expected := self.expect(i))
