@@ -1,4 +1,6 @@
-"""lora_linear: the LoRA part of a linear layer, for a batch that mixes adapters."""
+"""lora_linear: the LoRA part of a linear layer, for a batch that mixes adapters; and
+linear_with_lora: the layer itself with it.
+"""
 
 import torch
 
@@ -6,9 +8,14 @@ from lorakit import runtime
 from lorakit.adapters import LoRAWeights
 from lorakit.batch import LoRABatchInfo, require, require_size
 from lorakit.kernels.expand import expand
+from lorakit.kernels.linear import linear
 from lorakit.kernels.shrink import shrink
+from lorakit.kernels.tiles import has_pdl, one_by_one
+from lorakit.kernels.tokens import expand_tokens, shrink_tokens
 
 MAX_SEGMENTS = 65_535  # CUDA's limit for the last axis of a grid
+MAX_FUSED_TOKENS = 32  # beyond, cuBLAS and then LoRA is as fast: chapter *How fast can it go?*
+MAX_FUSED_PLACES = 256  # each token is looked for among them
 
 
 def lora_linear(x: torch.Tensor, weights: LoRAWeights, batch: LoRABatchInfo,
@@ -30,12 +37,77 @@ def lora_linear(x: torch.Tensor, weights: LoRAWeights, batch: LoRABatchInfo,
 
     All on one device and contiguous. Two launches (shrink, expand), no synchronisation, can be
     captured, and deterministic. Sums are in float32. The values inside `batch` lie on the device,
-    where they cannot be checked; a rank above the slot's width is cut to the width.
+    where they cannot be checked; a rank above the slot's width is cut to the width. Which kernels run
+    depends on sizes that the host knows, never on the values: a captured graph serves every mix. On
+    Hopper and later, expand starts while shrink still runs. *How fast can it go?* measures it.
 
     Raises:
         TypeError, ValueError: naming the argument, before any launch.
         RuntimeError: for CPU tensors where Triton does not interpret.
     """
+    check_batch(x, weights, batch)
+    require(base_output, "base_output", x.dtype, x.device,
+            shape=(x.shape[0], weights.lora_b.shape[1]))
+    alone = one_by_one(x.shape[0], batch.num_segments, weights.lora_b.shape[1], weights.lora_b.shape[2])
+    h = (shrink_tokens if alone else shrink)(x, weights.lora_a, batch)
+    return (expand_tokens if alone else expand)(
+        h, weights.lora_b, base_output, batch, weights.slice_sizes)
+
+
+def linear_with_lora(x: torch.Tensor, base_weight: torch.Tensor, weights: LoRAWeights,
+                     batch: LoRABatchInfo, out: torch.Tensor | None = None) -> torch.Tensor:
+    """A linear layer with each token's LoRA: x W^T + scaling * (x A^T) B^T.
+
+    Args:
+        x: (num_tokens, K) float16, bfloat16 or float32.
+        base_weight: (N, K), of x's dtype: W.
+        weights, batch: as in `lora_linear`.
+        out: (num_tokens, N), of x's dtype, written whatever it holds; None allocates it.
+
+    Returns:
+        out.
+
+    All on one device and contiguous. On Hopper and later, for up to 32 tokens of 16 bits, the base
+    product is a kernel of ours that runs beside shrink and leaves its parts for expand to add up (`fuses`).
+    Elsewhere it is `torch.mm`, then `lora_linear`. No synchronisation; can be captured; our kernels
+    are deterministic. *How fast can it go?* derives it and measures both.
+
+    Raises:
+        TypeError, ValueError: naming the argument, before any launch.
+        RuntimeError: for CPU tensors where Triton does not interpret.
+    """
+    check_batch(x, weights, batch)
+    outputs = weights.lora_b.shape[1]
+    require(base_weight, "base_weight", x.dtype, x.device, shape=(outputs, x.shape[1]))
+    if out is None:
+        out = torch.empty((x.shape[0], outputs), dtype=x.dtype, device=x.device)
+    require(out, "out", x.dtype, x.device, shape=(x.shape[0], outputs))
+    if fuses(x, batch):
+        return fused(x, base_weight, weights, batch, out)
+    torch.mm(x, base_weight.t(), out=out)
+    return lora_linear(x, weights, batch, out)
+
+
+def fuses(x: torch.Tensor, batch: LoRABatchInfo) -> bool:
+    """True if `linear_with_lora` runs its own base product for such a batch. Does not synchronise."""
+    places = x.shape[0] if batch.permutation is None else batch.permutation.numel()
+    return (has_pdl(x.device) and x.dtype != torch.float32
+            and 0 < x.shape[0] <= min(MAX_FUSED_TOKENS, batch.max_len)
+            and places <= MAX_FUSED_PLACES)
+
+
+def fused(x: torch.Tensor, base_weight: torch.Tensor, weights: LoRAWeights, batch: LoRABatchInfo,
+          out: torch.Tensor) -> torch.Tensor:
+    """`linear_with_lora` by our kernels, for checked arguments and at least one token."""
+    alone = x.shape[0] <= 4  # beyond, the base product leaves little of the cache for B read twice
+    h = (shrink_tokens if alone else shrink)(x, weights.lora_a, batch)
+    base = linear(x, base_weight, out)
+    return (expand_tokens if alone else expand)(
+        h, weights.lora_b, out, batch, weights.slice_sizes, base)
+
+
+def check_batch(x: torch.Tensor, weights: LoRAWeights, batch: LoRABatchInfo) -> None:
+    """Check what both operations take. Does not synchronise. Raises as they do."""
     if not isinstance(weights, LoRAWeights):
         raise TypeError(f"weights must be LoRAWeights, got {type(weights).__name__}")
     if not isinstance(batch, LoRABatchInfo):
@@ -45,8 +117,6 @@ def lora_linear(x: torch.Tensor, weights: LoRAWeights, batch: LoRABatchInfo,
     runtime.require_usable(device, "weights")
     require(x, "x", runtime.KERNEL_DTYPES, device, ndim=2)
     require(x, "x", weights.lora_a.dtype, device, shape=(x.shape[0], hidden))
-    require(base_output, "base_output", x.dtype, device,
-            shape=(x.shape[0], weights.lora_b.shape[1]))
     require(batch.lora_ranks, "batch.lora_ranks", torch.int32, device, shape=(max_loras,))
     require(batch.scalings, "batch.scalings", torch.float32, device, shape=(max_loras,))
     require_size(batch.max_len, "batch.max_len")
@@ -61,6 +131,3 @@ def lora_linear(x: torch.Tensor, weights: LoRAWeights, batch: LoRABatchInfo,
     if batch.permutation is not None:  # static buffers may hold room for more tokens than x has
         require(batch.permutation, "batch.permutation", torch.int32, device, ndim=1,
                 shape=None if batch.use_cuda_graph else (x.shape[0],))
-
-    h = shrink(x, weights.lora_a, batch)
-    return expand(h, weights.lora_b, base_output, batch, weights.slice_sizes)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 WARM_UP_MS = 20.0  # an idle GPU lowers its clock, and takes some milliseconds to raise it
+FLUSH_BYTES = 2**28  # several times what any L2 cache holds today
 QUEUED_MS = 0.3  # longer than the host takes to record an event and launch a graph
 
 
@@ -65,7 +66,8 @@ def host_ms(fn: Callable[[], object], queued_ms: float = 10.0, repeats: int = 5)
     return statistics.median(times)
 
 
-def graph_us(calls: Sequence[Callable[[], object]], repeats: int = 25) -> tuple[float, float]:
+def graph_us(calls: Sequence[Callable[[], object]], repeats: int = 25,
+             cold: bool = False) -> tuple[float, float]:
     """GPU microseconds of one call inside a CUDA graph: the median and the spread over replays.
 
     Args:
@@ -73,6 +75,8 @@ def graph_us(calls: Sequence[Callable[[], object]], repeats: int = 25) -> tuple[
             the L2 cache together to time them cold, or the same call several times for warm.
         repeats: replays timed, after three to warm up. Each waits in the queue behind other work, so
             that the time which the host takes to launch it does not count.
+        cold: read 256 MiB before each replay, so that the L2 cache holds nothing that a call reads
+            first. Then a few sets of weights are enough, if each call has its own.
 
     Returns:
         The median time of a replay divided by `len(calls)`, and the distance between the
@@ -93,10 +97,13 @@ def graph_us(calls: Sequence[Callable[[], object]], repeats: int = 25) -> tuple[
     with torch.cuda.graph(graph):
         for call in calls:
             call()
+    flush = torch.ones(FLUSH_BYTES // 4, device="cuda") if cold else None
     queue_work(WARM_UP_MS)
     times = []
     for _ in range(3 + repeats):
         queue_work(QUEUED_MS)
+        if cold:
+            flush.sum()  # reads, and leaves nothing to write back
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         graph.replay()

@@ -17,19 +17,22 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from lorakit.kernels.expand import expand_kernel
+from lorakit.kernels.linear import linear_kernel
 from lorakit.kernels.route import route_kernel
 from lorakit.kernels.shrink import shrink_kernel
-from lorakit.kernels.tiles import (dot_precision, expand_stages, hidden_block, hidden_splits,
-                                   rank_block, route_warps, token_block)
+from lorakit.kernels.tiles import (
+    column_block, dot_precision, hidden_splits, linear_block, power_of_two, rank_block, route_warps,
+    shrink_blocks, token_block)
+from lorakit.kernels import tokens
 
 INTS = ("seg_indptr", "weight_indices", "lora_ranks", "permutation", "token_slots", "slot_ranks",
         "seg_lens")
-FLOATS = ("h", "scalings", "slot_scalings")
+FLOATS = ("h", "base", "scalings", "slot_scalings")
 
 
 def compile(kernel, constants, multiples_of_16, dtype="fp32", **options):
     types = {**{name: "*i32" for name in INTS}, **{name: "*fp32" for name in FLOATS},
-             **{name: f"*{dtype}" for name in ("x", "lora_a", "lora_b", "out")}}
+             **{name: f"*{dtype}" for name in ("x", "w", "lora_a", "lora_b", "out")}}
     signature = {name: "constexpr" if name in constants else types.get(name, "i32")
                  for name in kernel.arg_names}
     attrs = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(kernel.arg_names)
@@ -40,21 +43,40 @@ def compile(kernel, constants, multiples_of_16, dtype="fp32", **options):
           compiled.metadata.shared)
 
 
-for dtype, torch_dtype, permuted, slices, max_len, width in (
-        ("bf16", torch.bfloat16, True, (4096, 1024, 1024), 32, 16),
-        ("fp16", torch.float16, False, (64,), 4096, 64),
-        ("fp32", torch.float32, True, (14336, 14336), 4096, 64),  # the largest tiles
-        ("fp32", torch.float32, True, (14336, 14336), 32, 64)):  # the most planes
-    block_k = hidden_block(torch_dtype)
-    common = {"PERMUTED": permuted, "PRECISION": dot_precision(torch_dtype),
-              "BLOCK_T": token_block(max_len), "BLOCK_R": rank_block(width),
-              "SPLITS": hidden_splits(4096, block_k, max_len)}
-    tensors = ("x", "lora_a", "lora_b", "h", "out", "K", "N", "R")
+pdl = {"PDL": True} if int(sys.argv[1]) >= 90 else {"PDL": False}
+option = {"launch_pdl": True} if pdl["PDL"] else {}
+for dtype, torch_dtype, permuted, slices, count, width, planes in (
+        ("bf16", torch.bfloat16, True, (4096, 1024, 1024), 32, 16, 0),
+        ("fp16", torch.float16, False, (64,), 4096, 64, 0),
+        ("fp32", torch.float32, True, (14336, 14336), 4096, 64, 0),  # the largest tiles
+        ("fp32", torch.float32, True, (14336, 14336), 32, 64, 2),
+        ("bf16", torch.bfloat16, True, (4000, 1024), 32, 256, 4)):  # a wide slot, a broken tile
+    block_t, block_r, block_k = shrink_blocks(count, 14336, width, torch_dtype)
+    common = {"PERMUTED": permuted, **pdl}
+    splits = hidden_splits(14336, block_k, count, width)
+    precision, columns = dot_precision(torch_dtype), column_block(rank_block(width))
+    shrink = {**common, "SPLITS": splits, "NUM_SLICES": len(slices), "BLOCK_K": block_k, "BLOCK_R": block_r}
+    expand = {**common, "SPLITS": splits, "BASE_PLANES": planes, "LATE": False, "SLICE_SIZES": slices,
+              "BLOCK_R": rank_block(width), "BLOCK_S": power_of_two(splits),
+              "BLOCK_P": power_of_two(count) if planes else 1}
+    tensors = ("x", "w", "lora_a", "lora_b", "h", "base", "out", "K", "N", "R")
     for multiples in (tensors, ()):  # as PyTorch aligns them, and views at odd places
-        compile(shrink_kernel, {**common, "NUM_SLICES": len(slices), "BLOCK_K": block_k},
-                multiples, dtype)
-        compile(expand_kernel, {**common, "SLICE_SIZES": slices, "BLOCK_N": 128},
-                multiples, dtype, num_stages=expand_stages(torch_dtype))
+        compile(shrink_kernel, {**shrink, "PRECISION": precision, "BLOCK_T": block_t,
+                                "BLOCK_SEGMENTS": 8}, multiples, dtype, **option)
+        compile(expand_kernel, {**expand, "PRECISION": precision, "BLOCK_T": token_block(count),
+                                "BLOCK_N": columns, "BLOCK_SEGMENTS": 8,
+                                "EVEN": all(size % columns == 0 for size in slices)},
+                multiples, dtype, **option)
+        if count <= 256:
+            block_k = 256 if dtype == "fp32" else 512
+            compile(tokens.shrink_kernel, {**shrink, "BLOCK_R": 16, "BLOCK_K": block_k, "BITS": 4},
+                    multiples, dtype, **option)
+            compile(tokens.expand_kernel, {**expand, "BLOCK_N": max(16, 4096 // rank_block(width)),
+                                          "BITS": 4}, multiples, dtype, **option)
+            block_n, block_k, stages = linear_block(torch_dtype)
+            compile(linear_kernel, {**pdl, "SPLITS": 2, "PRECISION": precision, "BLOCK_T": 32,
+                                    "BLOCK_N": block_n, "BLOCK_K": block_k, "STAGES": stages},
+                    multiples, dtype, **option)
 for block, copy, vectors, multiples in itertools.product(
         (32, 1024, 8192), (True, False), (True, False), (("token_slots",), ())):
     compile(route_kernel, {"COPY_SLOTS": copy, "VECTORS": vectors, "BLOCK": block}, multiples,
@@ -71,5 +93,5 @@ def test_every_variant_compiles_and_fits(capability, shared_bytes, tmp_path):
                          capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-2000:]
     sizes = [tuple(map(int, line.split()[-2:])) for line in run.stdout.splitlines()]
-    assert len(sizes) == 4 * 2 * 2 + 3 * 8
+    assert len(sizes) == 5 * 2 * 2 + 3 * 2 * 3 + 3 * 8
     assert all(cubin > 1000 and shared <= shared_bytes for cubin, shared in sizes), run.stdout

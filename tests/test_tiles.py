@@ -3,26 +3,60 @@
 import pytest
 import torch
 
+from lorakit import StaticLoRABatchInfo
 from lorakit.kernels.tiles import (
-    ceil_div, hidden_block, hidden_splits, power_of_two, rank_block, route_warps, token_block)
+    ceil_div, column_block, column_steps, hidden_block, hidden_splits, linear_block, linear_splits,
+    most_tiles, one_by_one, power_of_two, rank_block, route_warps, shrink_blocks, token_block)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_every_part_of_the_hidden_size_has_a_step_to_do(dtype):
-    block_k = hidden_block(dtype)
+@pytest.mark.parametrize("tokens, width", [(1, 16), (256, 64), (257, 16), (4096, 256)])
+def test_every_part_of_the_hidden_size_has_a_step_to_do(dtype, tokens, width):
     for hidden in [*range(0, 3000, 7), 1152, 2049, 2560, 3328, 12345]:
-        splits, steps = hidden_splits(hidden, block_k, max_len=32), ceil_div(hidden, block_k)
+        _, _, block_k = shrink_blocks(tokens, hidden, width, dtype)
+        splits, steps = hidden_splits(hidden, block_k, tokens, width), ceil_div(hidden, block_k)
         assert 1 <= splits <= 8
         assert steps == 0 or (splits - 1) * ceil_div(steps, splits) < steps, hidden
-        assert hidden_splits(hidden, block_k, max_len=257) == 1
-    assert [hidden_splits(hidden, block_k, 32) for hidden in (4096, 11008, 14336)] == [8, 8, 8]
+
+
+def test_parts_grow_with_the_hidden_size_and_shrink_with_the_rank():
+    parts = lambda hidden, width: hidden_splits(hidden, 512 if hidden > 8192 else 256, 32, width)  # noqa: E731
+    assert [parts(4096, width) for width in (8, 16, 32, 64, 128)] == [4, 4, 2, 2, 2]
+    assert [parts(14336, width) for width in (16, 64)] == [7, 4]
+    assert [hidden_block(dtype) for dtype in (torch.bfloat16, torch.float16, torch.float32)] == [256, 256, 64]
 
 
 def test_blocks_are_powers_of_two_that_tensor_cores_take():
     for width in range(1, 300):
-        assert rank_block(width) in (16, 32, 64) and rank_block(width) >= min(width, 64)
-    assert {token_block(n) for n in range(1, 5000)} == {16, 64}
+        block = rank_block(width)
+        assert block >= max(16, width) and block & (block - 1) == 0
+        assert 16 <= column_block(block) <= 128 and column_block(block) * block <= 16384
+        assert shrink_blocks(4096, 4096, width, torch.float16)[1] in (16, 32, 64)
+    assert {token_block(n) for n in range(1, 5000)} == {16, 32}
     assert [route_warps(block) for block in (32, 64, 128, 1024, 2048, 8192)] == [1, 1, 4, 4, 8, 8]
+
+
+def test_no_batch_needs_more_tiles_than_the_grid_has():
+    for lens in ([1] * 9, [0, 0, 33, 1], [16] * 4, [17, 31, 0], [64], [0]):
+        batch = StaticLoRABatchInfo.empty(max(1, sum(lens)), len(lens), "cpu")
+        assert most_tiles(sum(lens), batch, 16) >= sum(ceil_div(length, 16) for length in lens)
+
+
+def test_who_goes_one_by_one():
+    assert one_by_one(1, 8, 28672, 16) and one_by_one(64, 64, 28672, 64)  # an adapter each
+    assert one_by_one(32, 8, 6144, 16) and not one_by_one(32, 8, 28672, 16)  # B read more than once
+    assert not one_by_one(257, 300, 64, 8)  # prefill
+
+
+def test_steps_leave_programs_for_everyone():
+    assert [column_steps(28672, 128, tiles) for tiles in (1, 3, 10, 24, 1000)] == [1, 1, 4, 8, 8]
+
+
+def test_the_base_product_is_cut_until_two_programs_a_processor():
+    block_n, block_k, _ = linear_block(torch.bfloat16)
+    cut = lambda outputs, hidden: linear_splits(outputs, hidden, block_n, block_k)  # noqa: E731
+    assert [cut(6144, 4096), cut(4096, 4096), cut(28672, 4096), cut(4096, 14336)] == [2, 2, 1, 4]
+    assert cut(64, 1) == 1
 
 
 def test_power_of_two_and_ceil_div():

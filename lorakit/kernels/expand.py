@@ -5,90 +5,184 @@ import triton
 import triton.language as tl
 
 from lorakit.batch import LoRABatchInfo
+from lorakit.kernels.shrink import tile_of
 from lorakit.kernels.tiles import (
-    ceil_div, dot_precision, expand_stages, rank_block, token_block)
+    ceil_div, column_block, column_steps, dot_precision, most_tiles, pdl_options, power_of_two,
+    rank_block, segment_block, token_block)
 
 
-@triton.jit(do_not_specialize=["num_tokens"])  # one variant for every batch size
+@triton.jit(do_not_specialize=["num_tokens", "num_segments", "max_len", "rest_from", "steps"])
 def expand_kernel(
     h,                           # (SPLITS, num_tokens, num_slices, R) float32, to be added up
     lora_b,                      # (max_loras, N, R), row-major, N = sum of the slices
-    out,                         # (num_tokens, N), row-major, read and written
+    base,                        # (BASE_PLANES, num_tokens, N) float32, to be added up
+    out,                         # (num_tokens, N), row-major, written; the base if not BASE_PLANES
     seg_indptr,                  # (num_segments + 1,) int32
     weight_indices,              # (num_segments,) int32, slot of each segment
     lora_ranks,                  # (max_loras,) int32
     scalings,                    # (max_loras,) float32
     permutation,                 # (num_tokens,) int32, read only if PERMUTED
-    num_tokens,                  # rows of h and of out
+    num_tokens,                  # rows of h, base and out
+    num_segments,
+    max_len,                     # tokens of a segment past it get no LoRA
+    rest_from,                   # tiles from here on take the tokens that no segment names
     max_loras,                   # slots in lora_b; another slot is no adapter
     N,                           # output size, all slices together
     R,                           # width of a slot: the largest rank it can hold
+    steps,                       # column tiles of a program, one after the other
     SPLITS: tl.constexpr,        # planes of h
+    BASE_PLANES: tl.constexpr,   # planes of base; 0: the base output lies in out
+    LATE: tl.constexpr,          # the kernel before this one wrote it there
     SLICE_SIZES: tl.constexpr,   # output size of each stacked projection, a tuple
     PERMUTED: tl.constexpr,      # tokens are reached through permutation
-    PRECISION: tl.constexpr,     # of the product; the sum is always float32
+    PRECISION: tl.constexpr,     # of a float32 product
     BLOCK_T: tl.constexpr,       # tokens of a tile
     BLOCK_N: tl.constexpr,       # output columns of a tile
-    BLOCK_R: tl.constexpr,       # ranks of one step of the loop
+    BLOCK_R: tl.constexpr,       # a power of two, at least R
+    BLOCK_S: tl.constexpr,       # a power of two, at least SPLITS
+    BLOCK_P: tl.constexpr,       # a power of two, at least the places; used if BASE_PLANES
+    BLOCK_SEGMENTS: tl.constexpr,  # segments that are looked through at once
+    EVEN: tl.constexpr,          # BLOCK_N divides every slice
+    PDL: tl.constexpr,           # this kernel may start before the one before it has ended
 ):
     # One program: BLOCK_T tokens of one segment, BLOCK_N columns of one slice, all ranks.
-    segment = tl.program_id(2)
-    first = tl.load(seg_indptr + segment) + tl.program_id(0) * BLOCK_T
-    end = tl.load(seg_indptr + segment + 1)
+    tile = tl.program_id(1)
+    is_rest = tile >= rest_from  # the tokens that no segment names, if BASE_PLANES
+    segment, first, end = tile_of(tile, seg_indptr, num_segments, max_len, BLOCK_T, BLOCK_SEGMENTS)
+    if is_rest:
+        first = (tile - rest_from) * BLOCK_T
+        end = num_tokens
     if first >= end:
         return
-    slot = tl.load(weight_indices + segment)
-    if (slot < 0) | (slot >= max_loras):
-        return
-    rank = tl.minimum(tl.load(lora_ranks + slot), R)
-    if rank <= 0:
-        return
+    slot = -1
+    if not is_rest:
+        slot = tl.load(weight_indices + segment)
+    places = first + tl.arange(0, BLOCK_T)
+    is_token = places < end
+    tokens = places
+    if PERMUTED:
+        tokens = tl.load(permutation + places, mask=is_token & (not is_rest), other=-1)
+        tokens = tl.where(is_rest, places, tokens)
+    is_token &= (tokens >= 0) & (tokens < num_tokens)  # a batch of another step must not corrupt
+    rank = 0
+    scaling = 0.0
+    if (slot >= 0) & (slot < max_loras):
+        rank = tl.minimum(tl.load(lora_ranks + slot), R)
+        scaling = tl.load(scalings + slot)
+    if BASE_PLANES == 0:
+        if rank <= 0:
+            return
+    elif is_rest:
+        named_until = tl.load(seg_indptr + num_segments)
+        others = tl.arange(0, BLOCK_P)
+        if PERMUTED:
+            others = tl.load(permutation + others, mask=others < named_until, other=-1)
+        else:
+            others = tl.where(others < named_until, others, -1)
+        is_token &= tl.sum((others[None, :] == tokens[:, None]).to(tl.int32), axis=1) == 0
 
-    # Column tiles are counted slice by slice, so that no tile crosses from one into the next.
-    tile = tl.program_id(1)
+    columns, slice_id, slice_end = columns_of(tl.program_id(0), steps, SLICE_SIZES, BLOCK_N)
+    steps = tl.minimum(steps, tl.cdiv(slice_end - tl.min(columns), BLOCK_N))
+
+    tokens = tokens.to(tl.int64)
+    ranks = tl.arange(0, BLOCK_R)
+    is_rank = ranks < rank  # from `rank` on, B and h belong to nobody and may hold NaN
+    is_read = (ranks // 8 * 8 < rank) & (ranks < R)  # eight at once: 16 bytes in one load
+    b_ranks = lora_b + slot.to(tl.int64) * N * R + ranks[:, None]
+    out_rows = out + tokens[:, None] * N
+    base_rows = base + tokens[:, None] * N
+    base_plane = num_tokens.to(tl.int64) * N
+
+    # What the kernel before this one does not write is loaded first, while that one still runs.
+    is_column = (columns < slice_end) | EVEN
+    b_tile = tl.load(b_ranks + columns[None, :] * R, mask=is_read[:, None] & is_column[None, :],
+                     other=0.0)
+    is_out = is_token[:, None] & is_column[None, :]
+    if (BASE_PLANES == 0) & (not LATE):
+        base_tile = tl.load(out_rows + columns[None, :], mask=is_out, other=0.0)
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+    if (BASE_PLANES == 0) & LATE:
+        base_tile = tl.load(out_rows + columns[None, :], mask=is_out, other=0.0)
+    if BASE_PLANES > 0:
+        base_tile = base_sum(base_rows + columns[None, :], base_plane, is_out, BASE_PLANES)
+    h_rows = h + (tokens[:, None] * len(SLICE_SIZES) + slice_id) * R + ranks[None, :]
+    h_plane = num_tokens.to(tl.int64) * len(SLICE_SIZES) * R
+    h_tile = plane_sum(h_rows, h_plane, is_token[:, None] & is_read[None, :], SPLITS, BLOCK_S)
+    h_tile = tl.where(is_rank[None, :], h_tile, 0.0) * scaling
+
+    for step in tl.range(0, steps, num_stages=1):  # each step loads for the next one
+        next_columns = columns + BLOCK_N
+        is_column = ((next_columns < slice_end) | EVEN) & (step + 1 < steps)
+        next_b = tl.load(b_ranks + next_columns[None, :] * R,
+                         mask=is_read[:, None] & is_column[None, :], other=0.0)
+        is_next = is_token[:, None] & is_column[None, :]
+        if BASE_PLANES == 0:
+            next_base = tl.load(out_rows + next_columns[None, :], mask=is_next, other=0.0)
+        else:
+            next_base = base_sum(base_rows + next_columns[None, :], base_plane, is_next, BASE_PLANES)
+        if rank % 8 > 0:
+            b_tile = tl.where(is_rank[:, None], b_tile, 0.0)
+        total = base_tile.to(tl.float32) + dot_float32(h_tile, b_tile, None, PRECISION)
+        tl.store(out_rows + columns[None, :], total.to(out.dtype.element_ty), mask=is_out)
+        columns, is_out, b_tile, base_tile = next_columns, is_next, next_b, next_base
+
+
+@triton.jit
+def columns_of(chunk, steps, SLICE_SIZES: tl.constexpr, BLOCK_N: tl.constexpr):
+    """The first columns of a program, their slice and its end. Chunks of `steps` tiles are counted
+    slice by slice, so that none crosses from one slice into the next.
+    """
     slice_id = 0
     slice_start = 0
     slice_end = SLICE_SIZES[0]
     for i in tl.static_range(1, len(SLICE_SIZES)):
-        tiles_before = tl.cdiv(slice_end - slice_start, BLOCK_N)
-        if (slice_id == i - 1) & (tile >= tiles_before):
-            tile -= tiles_before
+        chunks_before = tl.cdiv(slice_end - slice_start, steps * BLOCK_N)
+        if (slice_id == i - 1) & (chunk >= chunks_before):
+            chunk -= chunks_before
             slice_id = i
             slice_start = slice_end
             slice_end += SLICE_SIZES[i]
-    columns = slice_start + tile * BLOCK_N + tl.arange(0, BLOCK_N)
-    is_column = columns < slice_end
+    return slice_start + chunk * steps * BLOCK_N + tl.arange(0, BLOCK_N), slice_id, slice_end
 
-    places = first + tl.arange(0, BLOCK_T)
-    is_token = places < end
-    tokens = tl.load(permutation + places, mask=is_token, other=0) if PERMUTED else places
-    is_token &= (tokens >= 0) & (tokens < num_tokens)  # a batch of another step must not corrupt
-    tokens = tokens.to(tl.int64)
-    h_rows = h + (tokens[:, None] * len(SLICE_SIZES) + slice_id) * R
-    plane_size = num_tokens.to(tl.int64) * len(SLICE_SIZES) * R
-    b_rows = lora_b + (slot.to(tl.int64) * N + columns[None, :]) * R
 
-    acc = tl.zeros((BLOCK_T, BLOCK_N), dtype=tl.float32)
-    for r in range(0, rank, BLOCK_R):
-        ranks = r + tl.arange(0, BLOCK_R)
-        is_rank = ranks < rank  # columns from `rank` on belong to nobody and may hold NaN
-        is_h = is_token[:, None] & is_rank[None, :]
-        h_tile = tl.load(h_rows + ranks[None, :], mask=is_h, other=0.0)
-        for plane in tl.static_range(1, SPLITS):  # in this order every time
-            h_tile += tl.load(h_rows + plane * plane_size + ranks[None, :], mask=is_h, other=0.0)
-        b_tile = tl.load(b_rows + ranks[:, None],
-                         mask=is_rank[:, None] & is_column[None, :], other=0.0)
-        acc = tl.dot(h_tile, b_tile.to(tl.float32), acc, input_precision=PRECISION)
+@triton.jit
+def plane_sum(rows, plane_size, is_h, SPLITS: tl.constexpr, BLOCK_S: tl.constexpr):
+    """The planes of h, loaded all at once and added up in a fixed order."""
+    if SPLITS == 1:
+        return tl.load(rows, mask=is_h, other=0.0)
+    else:
+        planes = tl.arange(0, BLOCK_S)[:, None, None]
+        return tl.sum(tl.load(rows[None, :, :] + planes * plane_size,
+                              mask=is_h[None, :, :] & (planes < SPLITS), other=0.0), axis=0)
 
-    out_tile = out + tokens[:, None] * N + columns[None, :]
-    is_out = is_token[:, None] & is_column[None, :]
-    base = tl.load(out_tile, mask=is_out, other=0.0).to(tl.float32)
-    total = base + acc * tl.load(scalings + slot)
-    tl.store(out_tile, total.to(out.dtype.element_ty), mask=is_out)
+
+@triton.jit
+def base_sum(places, plane_size, is_out, PLANES: tl.constexpr):
+    """The planes of the base output, added up in a fixed order."""
+    total = tl.load(places, mask=is_out, other=0.0)
+    for plane in tl.static_range(1, PLANES):
+        total += tl.load(places + plane * plane_size, mask=is_out, other=0.0)
+    return total
+
+
+@triton.jit
+def dot_float32(left, right, acc, PRECISION: tl.constexpr):
+    """acc + left right, of a float32 factor and one of any dtype."""
+    if left.dtype == tl.bfloat16:  # float32 as the sum of two bfloat16, which keep 16 bits of it
+        high = right.to(tl.bfloat16)
+        low = (right - high.to(tl.float32)).to(tl.bfloat16)
+        return tl.dot(left, high, tl.dot(left, low, acc))
+    elif right.dtype == tl.bfloat16:
+        high = left.to(tl.bfloat16)
+        low = (left - high.to(tl.float32)).to(tl.bfloat16)
+        return tl.dot(high, right, tl.dot(low, right, acc))
+    else:
+        return tl.dot(left.to(tl.float32), right.to(tl.float32), acc, input_precision=PRECISION)
 
 
 def expand(h: torch.Tensor, lora_b: torch.Tensor, out: torch.Tensor, batch: LoRABatchInfo,
-           slice_sizes: tuple[int, ...]) -> torch.Tensor:
+           slice_sizes: tuple[int, ...], base: torch.Tensor | None = None) -> torch.Tensor:
     """LoRA B for every token of a batch, scaled and added into `out` in place: the second half of
     `ops.lora_linear`, which checks the arguments. This raises no errors of its own.
 
@@ -98,6 +192,8 @@ def expand(h: torch.Tensor, lora_b: torch.Tensor, out: torch.Tensor, batch: LoRA
         out: (num_tokens, N), of lora_b's dtype. Rows of tokens without an adapter stay as they are.
         batch: the segments.
         slice_sizes: output size of each slice; they add up to N.
+        base: what `linear` returned right before, if it did: then all rows of out are written. Without
+            it, out holds the base output.
 
     Returns:
         out.
@@ -106,18 +202,26 @@ def expand(h: torch.Tensor, lora_b: torch.Tensor, out: torch.Tensor, batch: LoRA
     so the same input gives the same bits. Chapter *Expand* derives it.
     """
     max_loras, _, width = lora_b.shape
-    block_t, block_n = token_block(batch.max_len), 128
-    grid = (ceil_div(batch.max_len, block_t),
-            sum(ceil_div(size, block_n) for size in slice_sizes), batch.num_segments)
-    if 0 in grid:
-        return out
+    num_tokens, outputs = out.shape
+    late = base is out
+    planes = 0 if base is None or late else base.shape[0]
+    block_t, block_r = token_block(num_tokens), rank_block(width)
+    block_n = column_block(block_r)
     permuted = batch.permutation is not None
+    places = batch.permutation.numel() if permuted else num_tokens
+    tiles = most_tiles(places, batch, block_t)
+    steps = column_steps(outputs, block_n, tiles)
+    grid = (sum(ceil_div(size, steps * block_n) for size in slice_sizes),
+            tiles + ceil_div(num_tokens, block_t) * (planes > 0))
+    if num_tokens == 0 or grid[1] == 0:
+        return out
     expand_kernel[grid](
-        h, lora_b, out, batch.seg_indptr, batch.weight_indices, batch.lora_ranks, batch.scalings,
-        batch.permutation if permuted else batch.seg_indptr,
-        out.shape[0], max_loras, out.shape[1], width,
-        SPLITS=h.shape[0], SLICE_SIZES=slice_sizes, PERMUTED=permuted,
-        PRECISION=dot_precision(lora_b.dtype),
-        BLOCK_T=block_t, BLOCK_N=block_n, BLOCK_R=rank_block(width),
-        num_stages=expand_stages(lora_b.dtype))
+        h, lora_b, h if base is None else base, out, batch.seg_indptr, batch.weight_indices,
+        batch.lora_ranks, batch.scalings, batch.permutation if permuted else batch.seg_indptr,
+        num_tokens, batch.num_segments, batch.max_len, tiles, max_loras, outputs, width, steps,
+        SPLITS=h.shape[0], BASE_PLANES=planes, LATE=late, SLICE_SIZES=slice_sizes, PERMUTED=permuted,
+        PRECISION=dot_precision(lora_b.dtype), BLOCK_T=block_t, BLOCK_N=block_n, BLOCK_R=block_r,
+        BLOCK_S=power_of_two(h.shape[0]), BLOCK_P=power_of_two(places) if planes else 1,
+        BLOCK_SEGMENTS=segment_block(batch.num_segments),
+        EVEN=all(size % block_n == 0 for size in slice_sizes), **pdl_options(out.device))
     return out

@@ -6,10 +6,10 @@ import triton.language as tl
 
 from lorakit.batch import LoRABatchInfo
 from lorakit.kernels.tiles import (
-    ceil_div, dot_precision, hidden_block, hidden_splits, rank_block, token_block)
+    ceil_div, dot_precision, hidden_splits, most_tiles, pdl_options, segment_block, shrink_blocks)
 
 
-@triton.jit(do_not_specialize=["num_tokens"])  # one variant for every batch size
+@triton.jit(do_not_specialize=["num_tokens", "num_segments", "max_len"])  # one for all batch sizes
 def shrink_kernel(
     x,                         # (num_tokens, K), row-major
     lora_a,                    # (max_loras, num_slices, R, K), row-major
@@ -19,6 +19,8 @@ def shrink_kernel(
     lora_ranks,                # (max_loras,) int32
     permutation,               # (num_tokens,) int32, read only if PERMUTED
     num_tokens,                # rows of x and of h
+    num_segments,
+    max_len,                   # tokens of a segment past it get no LoRA
     max_loras,                 # slots in lora_a; another slot is no adapter
     K,                         # hidden size
     R,                         # width of a slot: the largest rank it can hold
@@ -29,34 +31,37 @@ def shrink_kernel(
     BLOCK_T: tl.constexpr,     # tokens of a tile
     BLOCK_R: tl.constexpr,     # ranks of a tile
     BLOCK_K: tl.constexpr,     # hidden elements of one step of the loop
+    BLOCK_SEGMENTS: tl.constexpr,  # segments that are looked through at once
+    PDL: tl.constexpr = False,   # start while the kernel before ends; let the next one start too
 ):
     # One program: BLOCK_T tokens of one segment, BLOCK_R ranks of one slice, one part of K.
-    segment = tl.program_id(2)
-    first = tl.load(seg_indptr + segment) + tl.program_id(0) * BLOCK_T
-    end = tl.load(seg_indptr + segment + 1)
-    if first >= end:  # the grid is sized for the longest segment; this one is shorter
+    if PDL:
+        tl.extra.cuda.gdc_wait()  # launched early, it reads nothing before all earlier work is done
+        tl.extra.cuda.gdc_launch_dependents()
+    segment, first, end = tile_of(
+        tl.program_id(1), seg_indptr, num_segments, max_len, BLOCK_T, BLOCK_SEGMENTS)
+    if first >= end:  # the grid has room for any batch of as many tokens; this one needs fewer
         return
     slot = tl.load(weight_indices + segment)
     if (slot < 0) | (slot >= max_loras):
         return
-    rank = tl.minimum(tl.load(lora_ranks + slot), R)
-    split = tl.program_id(1) % SPLITS
-    slice_id = tl.program_id(1) // SPLITS % NUM_SLICES
-    rank_tile = tl.program_id(1) // (SPLITS * NUM_SLICES)
-    if rank_tile * BLOCK_R >= rank:
-        return
-
     places = first + tl.arange(0, BLOCK_T)
     is_token = places < end
     tokens = tl.load(permutation + places, mask=is_token, other=0) if PERMUTED else places
+    rank = tl.minimum(tl.load(lora_ranks + slot), R)
+    split = tl.program_id(0) % SPLITS
+    slice_id = tl.program_id(0) // SPLITS % NUM_SLICES
+    rank_tile = tl.program_id(0) // (SPLITS * NUM_SLICES)
+    if rank_tile * BLOCK_R >= rank:
+        return
+
     is_token &= (tokens >= 0) & (tokens < num_tokens)  # a batch of another step must not corrupt
     tokens = tokens.to(tl.int64)
     ranks = rank_tile * BLOCK_R + tl.arange(0, BLOCK_R)
     is_rank = ranks < rank  # rows from `rank` on belong to nobody and may hold NaN
     a_rows = lora_a + ((slot.to(tl.int64) * NUM_SLICES + slice_id) * R + ranks[None, :]) * K
-
-    acc = tl.zeros((BLOCK_T, BLOCK_R), dtype=tl.float32)
     part = tl.cdiv(tl.cdiv(K, BLOCK_K), SPLITS) * BLOCK_K
+    acc = tl.zeros((BLOCK_T, BLOCK_R), dtype=tl.float32)
     for k in range(split * part, tl.minimum((split + 1) * part, K), BLOCK_K):
         ks = k + tl.arange(0, BLOCK_K)
         is_k = ks < K
@@ -68,6 +73,32 @@ def shrink_kernel(
     # A plane for each part of K, which expand adds up: no atomics, so the same bits every time.
     h_rows = h + ((split * num_tokens + tokens[:, None]) * NUM_SLICES + slice_id) * R
     tl.store(h_rows + ranks[None, :], acc, mask=is_token[:, None] & is_rank[None, :])
+
+
+@triton.jit
+def tile_of(tile, seg_indptr, num_segments, max_len, BLOCK_T: tl.constexpr, BLOCK: tl.constexpr):
+    """Segment, first place and end of a tile. Tiles are counted segment by segment, so that there are
+    no more of them than tokens, and no program for what a short segment lacks. Past the last one,
+    first is end.
+    """
+    segment = 0
+    counted = 0  # tiles of the segments so far
+    passed_tiles = 0
+    for i in range(0, num_segments, BLOCK):
+        segments = i + tl.arange(0, BLOCK)
+        is_segment = segments < num_segments
+        start = tl.load(seg_indptr + segments, mask=is_segment, other=0)
+        length = tl.load(seg_indptr + segments + 1, mask=is_segment, other=0) - start
+        until = counted + tl.cumsum(tl.cdiv(tl.minimum(length, max_len), BLOCK_T))
+        passed = is_segment & (until <= tile)
+        segment += tl.sum(passed.to(tl.int32))
+        passed_tiles = tl.maximum(passed_tiles, tl.max(tl.where(passed, until, 0)))
+        counted = tl.max(until)
+    is_tile = segment < num_segments
+    start = tl.load(seg_indptr + segment, mask=is_tile, other=0)
+    end = tl.load(seg_indptr + segment + 1, mask=is_tile, other=0)
+    end = tl.minimum(end, start + max_len)
+    return segment, tl.where(is_tile, start + (tile - passed_tiles) * BLOCK_T, end), end
 
 
 def shrink(x: torch.Tensor, lora_a: torch.Tensor, batch: LoRABatchInfo) -> torch.Tensor:
@@ -89,17 +120,19 @@ def shrink(x: torch.Tensor, lora_a: torch.Tensor, batch: LoRABatchInfo) -> torch
     """
     num_tokens, hidden = x.shape
     max_loras, num_slices, width, _ = lora_a.shape
-    block_t, block_r, block_k = token_block(batch.max_len), rank_block(width), hidden_block(x.dtype)
-    splits = hidden_splits(hidden, block_k, batch.max_len)
+    block_t, block_r, block_k = shrink_blocks(num_tokens, hidden, width, x.dtype)
+    splits = hidden_splits(hidden, block_k, num_tokens, width)
     h = torch.empty((splits, num_tokens, num_slices, width), dtype=torch.float32, device=x.device)
-    grid = (ceil_div(batch.max_len, block_t),
-            splits * num_slices * ceil_div(width, block_r), batch.num_segments)
-    if 0 in grid:
-        return h
     permuted = batch.permutation is not None
+    places = batch.permutation.numel() if permuted else num_tokens
+    grid = (splits * num_slices * ceil_div(width, block_r), most_tiles(places, batch, block_t))
+    if 0 in grid or num_tokens == 0:
+        return h
     shrink_kernel[grid](
         x, lora_a, h, batch.seg_indptr, batch.weight_indices, batch.lora_ranks,
-        batch.permutation if permuted else batch.seg_indptr, num_tokens, max_loras, hidden, width,
+        batch.permutation if permuted else batch.seg_indptr, num_tokens, batch.num_segments,
+        batch.max_len, max_loras, hidden, width,
         SPLITS=splits, NUM_SLICES=num_slices, PERMUTED=permuted,
-        PRECISION=dot_precision(x.dtype), BLOCK_T=block_t, BLOCK_R=block_r, BLOCK_K=block_k)
+        PRECISION=dot_precision(x.dtype), BLOCK_T=block_t, BLOCK_R=block_r, BLOCK_K=block_k,
+        BLOCK_SEGMENTS=segment_block(batch.num_segments), **pdl_options(x.device))
     return h

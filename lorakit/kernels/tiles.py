@@ -1,6 +1,11 @@
 """How large a tile each kernel works on. A few rules with their reasons, and no search."""
 
+import functools
+
 import torch
+
+from lorakit import runtime
+from lorakit.batch import LoRABatchInfo
 
 
 def ceil_div(total: int, block: int) -> int:
@@ -13,37 +18,115 @@ def power_of_two(size: int) -> int:
     return 1 << max(size - 1, 0).bit_length()
 
 
-def token_block(max_len: int) -> int:
-    """Tokens of a tile: 16, the rows of a tensor core, until segments are long (prefill)."""
-    return 16 if max_len <= 256 else 64
+def is_decode(num_tokens: int) -> bool:
+    """True for as few tokens as a decode step has: then latency counts, and programs are scarce."""
+    return num_tokens <= 256
+
+
+def one_by_one(num_tokens: int, num_segments: int, outputs: int, width: int) -> bool:
+    """True if each token gets programs of its own (kernels/tokens.py): where every token may have an
+    adapter of its own, or where all of them together read less than 8 MiB of B, in 16 bits, which the
+    L2 cache holds. Otherwise tokens that share an adapter share its tiles.
+    """
+    return is_decode(num_tokens) and (
+        num_tokens <= num_segments or num_tokens * outputs * width < 2**22)
+
+
+def token_block(num_tokens: int) -> int:
+    """Tokens of a tile of expand: 16, the rows of a tensor core, in decode, and 32 in prefill."""
+    return 16 if is_decode(num_tokens) else 32
 
 
 def rank_block(width: int) -> int:
-    """Ranks of a tile: the slot's width as a power of two, from 16 (as above) to 64."""
-    return min(64, max(16, power_of_two(width)))
+    """A slot's width as a power of two, at least the 16 that a tensor core takes."""
+    return max(16, power_of_two(width))
+
+
+def most_tiles(places: int, batch: LoRABatchInfo, block_t: int) -> int:
+    """The most tiles that a batch of so many tokens can have: one for each segment that can have a
+    token, and one for each `block_t` tokens, but no more than tokens. The host does not know the
+    segments' lengths.
+    """
+    return min(places, min(places, batch.num_segments) + places // block_t)
+
+
+def segment_block(num_segments: int) -> int:
+    """Segments that a program looks through at once for its tile, as a power of two up to 1024."""
+    return min(1024, max(2, power_of_two(num_segments)))
 
 
 def hidden_block(dtype: torch.dtype) -> int:
-    """Hidden elements of one step: 256 bytes of a row, so that two tiles of any dtype, read one
-    step ahead, fit the 99 KiB of shared memory that the smaller GPUs have.
+    """Hidden elements of one step of shrink in decode: 512 bytes of a row, and 256 of a float32 one."""
+    return 64 if dtype == torch.float32 else 256
+
+
+def shrink_blocks(num_tokens: int, hidden: int, width: int, dtype: torch.dtype) -> tuple[int, int, int]:
+    """Tokens, ranks and hidden elements of a tile of shrink. In decode 16 by 16, so that a wide slot
+    gives more programs, and twice the hidden elements of a long row. In prefill 64 by up to 64, and
+    half the elements. Two steps of any dtype fit the 99 KiB of shared memory of the smaller GPUs.
     """
-    return 64 if dtype == torch.float32 else 128
+    if is_decode(num_tokens):
+        return 16, 16, hidden_block(dtype) * (2 if hidden > 8192 else 1)
+    return 64, min(64, rank_block(width)), hidden_block(dtype) // 2
 
 
-def hidden_splits(hidden: int, block_k: int, max_len: int) -> int:
-    """Parts that shrink cuts the hidden size into: at most 8 in decode, where a handful of segments
-    would leave most of the GPU idle, each with a step to do; 1 in prefill, which has programs
-    enough. Fewer planes cost expand less; chapter *Shrink* measures both sides.
+def hidden_splits(hidden: int, block_k: int, num_tokens: int, width: int) -> int:
+    """Parts that shrink cuts the hidden size into. More parts start more programs, and each is a plane
+    that every program of expand reads: 4 planes of 16 ranks in decode, or as many bytes of others,
+    but 2 at the least, and twice as many for a long row. Prefill has programs enough: 4 to 1,024
+    tokens, then 2.
     """
     steps = max(1, ceil_div(hidden, block_k))
-    return ceil_div(steps, ceil_div(steps, 8)) if max_len <= 256 else 1
+    wanted = 4 if num_tokens <= 1024 else 2
+    if is_decode(num_tokens):
+        wanted = max(2, 64 // rank_block(width)) * (2 if hidden > 8192 else 1)
+    return ceil_div(steps, ceil_div(steps, wanted))
 
 
-def expand_stages(dtype: torch.dtype) -> int:
-    """Steps of the loop over ranks whose tiles expand loads ahead: 3, Triton's default, but 2 for
-    float32, whose eight planes would not fit the 99 KiB of the smaller GPUs otherwise.
+def column_block(block_r: int) -> int:
+    """Output columns of a step of expand: 128, and fewer where a slot is wide, so that a tile of B
+    (16 KiB at most, in 16 bits) and the one after it fit the registers.
     """
-    return 2 if dtype == torch.float32 else 3
+    return max(16, min(128, 8192 // block_r))
+
+
+def column_steps(outputs: int, block_n: int, tiles: int) -> int:
+    """Steps of an expand program: as many as leave four programs for each of an H200's 132
+    processors, but 8 at most. A program that goes on finds its tokens and adds up h once, and loads
+    ahead; one that goes on for long ends alone.
+    """
+    return min(8, max(1, ceil_div(outputs, block_n) * tiles // 528))
+
+
+def linear_block(dtype: torch.dtype) -> tuple[int, int, int]:
+    """Rows of W, hidden elements and stages of the base product. 64 rows fill a tensor core of Hopper;
+    three steps in flight are 48 KiB of W, which two programs a processor need to keep memory busy.
+    """
+    return (64, 64, 3) if dtype == torch.float32 else (64, 128, 4)
+
+
+def linear_splits(outputs: int, hidden: int, block_n: int, block_k: int) -> int:
+    """Parts that the base product cuts the hidden size into: 1 if the rows of W alone give two
+    programs to each of 132 processors, else 2, or 4 for a long hidden size.
+    """
+    if ceil_div(outputs, block_n) >= 264:
+        return 1
+    steps = max(1, ceil_div(hidden, block_k))
+    wanted = 4 if hidden > 8192 else 2
+    return ceil_div(steps, ceil_div(steps, wanted))
+
+
+@functools.cache
+def has_pdl(device: torch.device) -> bool:
+    """True on GPUs that can start a kernel before the one that it depends on has ended (Hopper on)."""
+    if device.type != "cuda" or runtime.INTERPRETED:
+        return False
+    return torch.cuda.get_device_capability(device) >= (9, 0)
+
+
+def pdl_options(device: torch.device) -> dict[str, bool]:
+    """How to launch a kernel that has an argument PDL: the argument, and Triton's option if true."""
+    return {"PDL": True, "launch_pdl": True} if has_pdl(device) else {"PDL": False}
 
 
 def route_warps(block: int) -> int:
