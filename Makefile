@@ -55,7 +55,8 @@ notebooks: ## execute the chapters on a GPU and record their outputs
 
 bench: ## measure on a GPU and write benchmarks/results
 	$(SETUP) bench
-	@"$(PYTHON)" -m benchmarks.routing $(ARGS)
+	@for part in routing lora_decode lora_layer lora_prefill; do \
+		"$(PYTHON)" -m benchmarks.$$part || exit 1; done
 
 doctor: ## check this machine before a workshop
 	$(SETUP) doctor

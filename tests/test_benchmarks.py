@@ -1,6 +1,7 @@
 """The committed results: each says where it comes from, and holds what the project claims."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def test_a_result_names_its_machine_and_its_code(path):
     assert not provenance["commit"].endswith("-dirty")
     assert result["cases"]
     for case in result["cases"]:
-        times = {k: v for k, v in case.items() if k.endswith("_us")}
+        times = {k: v for k, v in case.items() if k.endswith("_us")} | case.get("peers", {})
         assert "captured" in case or "not_run" in case or times and all(v > 0 or k.endswith("spread_us") for k, v in times.items()), case
 
 
@@ -36,3 +37,25 @@ def test_the_routing_kernel_is_as_fast_as_claimed():
         if row["tokens"] <= 256:
             assert row["torch_us"] >= (10 if row["tokens"] == 1 else 12) * row["kernel_us"], row
         assert row["torch_host_us"] >= 8 * row["kernel_host_us"], row
+
+
+def ratios(name: str) -> list[float]:
+    """The best peer's time over ours, for each cold case."""
+    return [min(case["peers"].values()) / case["ours_us"] for case in read(name)["cases"]
+            if case["weights"] == "cold"]
+
+
+def mean(values: list[float]) -> float:
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+@pytest.mark.parametrize("name, peers", [
+    ("lora_decode", {"sglang_triton", "sglang_csgmv", "sglang_triton_v2", "vllm"}),
+    ("lora_prefill", {"sglang_triton", "sglang_csgmv", "sglang_triton_v2", "vllm"})])
+def test_every_case_is_right_and_met_every_peer(name, peers):
+    result = read(name)
+    assert set(result["provenance"]["peers"]) == {"sglang", "vllm"} and not result["provenance"]["absent"]
+    for case in result["cases"]:
+        assert case["error"] < 4e-3 and case["ours_us"] > case["floor_us"] / 3, case
+        assert peers <= set(case["peers"]), case
+    assert {case["projection"] for case in result["cases"]} == {"qkv", "o", "gate_up", "down"}
