@@ -36,7 +36,7 @@ def lora_linear(x: torch.Tensor, weights: LoRAWeights, batch: LoRABatchInfo,
         base_output.
 
     All on one device and contiguous. Two launches (shrink, expand), no synchronisation, can be
-    captured, and deterministic. Sums are in float32. The values inside `batch` lie on the device,
+    captured, and deterministic. Sums are in float32. Bounds in `batch` must not fall. The values inside `batch` lie on the device,
     where they cannot be checked; a rank above the slot's width is cut to the width. Which kernels run
     depends on sizes that the host knows, never on the values: a captured graph serves every mix. On
     Hopper and later, expand starts while shrink still runs. *How fast can it go?* measures it.
@@ -48,7 +48,8 @@ def lora_linear(x: torch.Tensor, weights: LoRAWeights, batch: LoRABatchInfo,
     check_batch(x, weights, batch)
     require(base_output, "base_output", x.dtype, x.device,
             shape=(x.shape[0], weights.lora_b.shape[1]))
-    alone = one_by_one(x.shape[0], batch.num_segments, weights.lora_b.shape[1], weights.lora_b.shape[2])
+    alone = batch.permutation is not None and one_by_one(
+        x.shape[0], batch.num_segments, *weights.lora_b.shape[1:])
     h = (shrink_tokens if alone else shrink)(x, weights.lora_a, batch)
     return (expand_tokens if alone else expand)(
         h, weights.lora_b, base_output, batch, weights.slice_sizes)
@@ -89,8 +90,10 @@ def linear_with_lora(x: torch.Tensor, base_weight: torch.Tensor, weights: LoRAWe
 
 
 def fuses(x: torch.Tensor, batch: LoRABatchInfo) -> bool:
-    """True if `linear_with_lora` runs its own base product for such a batch. Does not synchronise."""
-    places = x.shape[0] if batch.permutation is None else batch.permutation.numel()
+    """True if `linear_with_lora` runs its own base product: on Hopper or later, for a few tokens of 16
+    bits, cut by adapter. Does not synchronise.
+    """
+    places = MAX_FUSED_PLACES + 1 if batch.permutation is None else batch.permutation.numel()
     return (has_pdl(x.device) and x.dtype != torch.float32
             and 0 < x.shape[0] <= min(MAX_FUSED_TOKENS, batch.max_len)
             and places <= MAX_FUSED_PLACES)

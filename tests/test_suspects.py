@@ -79,9 +79,10 @@ class Taped:
 
 @pytest.fixture
 def taped(monkeypatch):
-    from lorakit.kernels import expand, shrink
-    monkeypatch.setattr(shrink, "shrink_kernel", Taped(shrink.shrink_kernel))
-    monkeypatch.setattr(expand, "expand_kernel", Taped(expand.expand_kernel))
+    from lorakit.kernels import expand, shrink, tokens
+    for module, name in ((shrink, "shrink_kernel"), (expand, "expand_kernel"),
+                         (tokens, "shrink_kernel"), (tokens, "expand_kernel")):
+        monkeypatch.setattr(module, name, Taped(getattr(module, name)))
     monkeypatch.setattr(lineup, "captured", Tape)
     monkeypatch.setattr(suspects, "captured", Tape)
 

@@ -41,14 +41,22 @@ def expand_kernel(
     BLOCK_R: tl.constexpr,       # a power of two, at least R
     BLOCK_S: tl.constexpr,       # a power of two, at least SPLITS
     BLOCK_P: tl.constexpr,       # a power of two, at least the places; used if BASE_PLANES
-    BLOCK_SEGMENTS: tl.constexpr,  # segments that are looked through at once
+    BLOCK_SEGMENTS: tl.constexpr,  # segments looked through at once, or 0: see tiles.py
     EVEN: tl.constexpr,          # BLOCK_N divides every slice
     PDL: tl.constexpr,           # this kernel may start before the one before it has ended
 ):
     # One program: BLOCK_T tokens of one segment, BLOCK_N columns of one slice, all ranks.
     tile = tl.program_id(1)
     is_rest = tile >= rest_from  # the tokens that no segment names, if BASE_PLANES
-    segment, first, end = tile_of(tile, seg_indptr, num_segments, max_len, BLOCK_T, BLOCK_SEGMENTS)
+    if BLOCK_SEGMENTS == 0:  # a grid of columns, tiles of a segment, and segments
+        segment = tl.program_id(2)
+        is_rest = False
+        start = tl.load(seg_indptr + segment)
+        first = start + tile * BLOCK_T
+        end = tl.minimum(tl.load(seg_indptr + segment + 1), start + max_len)
+    else:
+        segment, first, end = tile_of(
+            tile, seg_indptr, num_segments, max_len, BLOCK_T, BLOCK_SEGMENTS)
     if is_rest:
         first = (tile - rest_from) * BLOCK_T
         end = num_tokens
@@ -192,8 +200,8 @@ def expand(h: torch.Tensor, lora_b: torch.Tensor, out: torch.Tensor, batch: LoRA
         out: (num_tokens, N), of lora_b's dtype. Rows of tokens without an adapter stay as they are.
         batch: the segments.
         slice_sizes: output size of each slice; they add up to N.
-        base: what `linear` returned right before, if it did: then all rows of out are written. Without
-            it, out holds the base output.
+        base: what `linear` returned right before, if it did, for a batch cut by adapter: then all rows
+            of out are written. Without it, out holds the base output.
 
     Returns:
         out.
@@ -211,9 +219,12 @@ def expand(h: torch.Tensor, lora_b: torch.Tensor, out: torch.Tensor, batch: LoRA
     places = batch.permutation.numel() if permuted else num_tokens
     tiles = most_tiles(places, batch, block_t)
     steps = column_steps(outputs, block_n, tiles)
-    grid = (sum(ceil_div(size, steps * block_n) for size in slice_sizes),
-            tiles + ceil_div(num_tokens, block_t) * (planes > 0))
-    if num_tokens == 0 or grid[1] == 0:
+    chunks = sum(ceil_div(size, steps * block_n) for size in slice_sizes)
+    block_segments = segment_block(batch, num_tokens)
+    grid = (chunks, tiles + ceil_div(num_tokens, block_t) * (planes > 0))
+    if not block_segments:
+        grid = (chunks, ceil_div(batch.max_len, block_t), batch.num_segments)
+    if num_tokens == 0 or 0 in grid:
         return out
     expand_kernel[grid](
         h, lora_b, h if base is None else base, out, batch.seg_indptr, batch.weight_indices,
@@ -222,6 +233,6 @@ def expand(h: torch.Tensor, lora_b: torch.Tensor, out: torch.Tensor, batch: LoRA
         SPLITS=h.shape[0], BASE_PLANES=planes, LATE=late, SLICE_SIZES=slice_sizes, PERMUTED=permuted,
         PRECISION=dot_precision(lora_b.dtype), BLOCK_T=block_t, BLOCK_N=block_n, BLOCK_R=block_r,
         BLOCK_S=power_of_two(h.shape[0]), BLOCK_P=power_of_two(places) if planes else 1,
-        BLOCK_SEGMENTS=segment_block(batch.num_segments),
+        BLOCK_SEGMENTS=block_segments,
         EVEN=all(size % block_n == 0 for size in slice_sizes), **pdl_options(out.device))
     return out

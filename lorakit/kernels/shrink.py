@@ -19,8 +19,6 @@ def shrink_kernel(
     lora_ranks,                # (max_loras,) int32
     permutation,               # (num_tokens,) int32, read only if PERMUTED
     num_tokens,                # rows of x and of h
-    num_segments,
-    max_len,                   # tokens of a segment past it get no LoRA
     max_loras,                 # slots in lora_a; another slot is no adapter
     K,                         # hidden size
     R,                         # width of a slot: the largest rank it can hold
@@ -31,15 +29,24 @@ def shrink_kernel(
     BLOCK_T: tl.constexpr,     # tokens of a tile
     BLOCK_R: tl.constexpr,     # ranks of a tile
     BLOCK_K: tl.constexpr,     # hidden elements of one step of the loop
-    BLOCK_SEGMENTS: tl.constexpr,  # segments that are looked through at once
+    num_segments=0,            # read if BLOCK_SEGMENTS
+    max_len=0,                 # tokens of a segment past it get no LoRA; read if BLOCK_SEGMENTS
+    BLOCK_SEGMENTS: tl.constexpr = 0,  # segments looked through at once, or 0: see tiles.py
     PDL: tl.constexpr = False,   # start while the kernel before ends; let the next one start too
 ):
     # One program: BLOCK_T tokens of one segment, BLOCK_R ranks of one slice, one part of K.
     if PDL:
         tl.extra.cuda.gdc_wait()  # launched early, it reads nothing before all earlier work is done
         tl.extra.cuda.gdc_launch_dependents()
-    segment, first, end = tile_of(
-        tl.program_id(1), seg_indptr, num_segments, max_len, BLOCK_T, BLOCK_SEGMENTS)
+    if BLOCK_SEGMENTS == 0:  # a grid of tiles of a segment, parts and segments
+        tile_part = tl.program_id(1)
+        segment = tl.program_id(2)
+        first = tl.load(seg_indptr + segment) + tl.program_id(0) * BLOCK_T
+        end = tl.load(seg_indptr + segment + 1)
+    else:  # a grid of parts and tiles, which has no program for what a short segment lacks
+        tile_part = tl.program_id(0)
+        segment, first, end = tile_of(
+            tl.program_id(1), seg_indptr, num_segments, max_len, BLOCK_T, BLOCK_SEGMENTS)
     if first >= end:  # the grid has room for any batch of as many tokens; this one needs fewer
         return
     slot = tl.load(weight_indices + segment)
@@ -49,9 +56,9 @@ def shrink_kernel(
     is_token = places < end
     tokens = tl.load(permutation + places, mask=is_token, other=0) if PERMUTED else places
     rank = tl.minimum(tl.load(lora_ranks + slot), R)
-    split = tl.program_id(0) % SPLITS
-    slice_id = tl.program_id(0) // SPLITS % NUM_SLICES
-    rank_tile = tl.program_id(0) // (SPLITS * NUM_SLICES)
+    split = tile_part % SPLITS
+    slice_id = tile_part // SPLITS % NUM_SLICES
+    rank_tile = tile_part // (SPLITS * NUM_SLICES)
     if rank_tile * BLOCK_R >= rank:
         return
 
@@ -79,7 +86,7 @@ def shrink_kernel(
 def tile_of(tile, seg_indptr, num_segments, max_len, BLOCK_T: tl.constexpr, BLOCK: tl.constexpr):
     """Segment, first place and end of a tile. Tiles are counted segment by segment, so that there are
     no more of them than tokens, and no program for what a short segment lacks. Past the last one,
-    first is end.
+    first is end. The bounds must not fall.
     """
     segment = 0
     counted = 0  # tiles of the segments so far
@@ -125,14 +132,17 @@ def shrink(x: torch.Tensor, lora_a: torch.Tensor, batch: LoRABatchInfo) -> torch
     h = torch.empty((splits, num_tokens, num_slices, width), dtype=torch.float32, device=x.device)
     permuted = batch.permutation is not None
     places = batch.permutation.numel() if permuted else num_tokens
-    grid = (splits * num_slices * ceil_div(width, block_r), most_tiles(places, batch, block_t))
+    parts = splits * num_slices * ceil_div(width, block_r)
+    block_segments = segment_block(batch, num_tokens)
+    grid = (parts, most_tiles(places, batch, block_t))
+    if not block_segments:
+        grid = (ceil_div(batch.max_len, block_t), parts, batch.num_segments)
     if 0 in grid or num_tokens == 0:
         return h
     shrink_kernel[grid](
         x, lora_a, h, batch.seg_indptr, batch.weight_indices, batch.lora_ranks,
-        batch.permutation if permuted else batch.seg_indptr, num_tokens, batch.num_segments,
-        batch.max_len, max_loras, hidden, width,
-        SPLITS=splits, NUM_SLICES=num_slices, PERMUTED=permuted,
+        batch.permutation if permuted else batch.seg_indptr, num_tokens, max_loras, hidden, width,
+        num_segments=batch.num_segments, max_len=batch.max_len, SPLITS=splits, NUM_SLICES=num_slices, PERMUTED=permuted,
         PRECISION=dot_precision(x.dtype), BLOCK_T=block_t, BLOCK_R=block_r, BLOCK_K=block_k,
-        BLOCK_SEGMENTS=segment_block(batch.num_segments), **pdl_options(x.device))
+        BLOCK_SEGMENTS=block_segments, **pdl_options(x.device))
     return h

@@ -50,9 +50,13 @@ def most_tiles(places: int, batch: LoRABatchInfo, block_t: int) -> int:
     return min(places, min(places, batch.num_segments) + places // block_t)
 
 
-def segment_block(num_segments: int) -> int:
-    """Segments that a program looks through at once for its tile, as a power of two up to 1024."""
-    return min(1024, max(2, power_of_two(num_segments)))
+def segment_block(batch: LoRABatchInfo, num_tokens: int) -> int:
+    """Segments that a program looks through at once for its tile, as a power of two up to 1024. 0 for
+    a decode step cut by request: a segment a token, so the grid has an axis of them and none looks.
+    """
+    if batch.permutation is None and is_decode(num_tokens):
+        return 0
+    return min(1024, max(2, power_of_two(batch.num_segments)))
 
 
 def hidden_block(dtype: torch.dtype) -> int:

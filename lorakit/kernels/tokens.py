@@ -2,7 +2,8 @@
 
 A tensor core multiplies tiles of 16 rows. Where each token has an adapter of its own, 15 of them
 would be padding, and moving the padding about costs more than the bytes of the weights. These two
-kernels multiply by plain arithmetic instead, and have no program without a token.
+kernels multiply by plain arithmetic instead, and have no program without a token. They take batches
+that are cut by adapter.
 """
 
 import torch
@@ -41,7 +42,7 @@ def shrink_kernel(
     seg_indptr,                # (num_segments + 1,) int32
     weight_indices,            # (num_segments,) int32, slot of each segment
     lora_ranks,                # (max_loras,) int32
-    permutation,               # (num_tokens,) int32, read only if PERMUTED
+    permutation,               # (num_tokens,) int32
     num_tokens,                # rows of x and of h
     num_segments,              # less than 2**BITS
     max_len,                   # tokens of a segment past it get no LoRA
@@ -50,7 +51,6 @@ def shrink_kernel(
     R,                         # width of a slot: the largest rank it can hold
     SPLITS: tl.constexpr,      # parts that K is cut into, each summed by its own program
     NUM_SLICES: tl.constexpr,  # stacked projections: 3 for q, k, v
-    PERMUTED: tl.constexpr,    # tokens are reached through permutation
     BLOCK_R: tl.constexpr,     # ranks of a tile
     BLOCK_K: tl.constexpr,     # hidden elements of one step of the loop
     BITS: tl.constexpr,        # of num_segments
@@ -61,9 +61,7 @@ def shrink_kernel(
         tl.extra.cuda.gdc_wait()  # launched early, it reads nothing before all earlier work is done
         tl.extra.cuda.gdc_launch_dependents()
     place = tl.program_id(1)
-    token = place
-    if PERMUTED:
-        token = tl.load(permutation + place)
+    token = tl.load(permutation + place)
     slot, rank = adapter_of(place, seg_indptr, weight_indices, lora_ranks, num_segments, max_len,
                             max_loras, R, BITS)
     split = tl.program_id(0) % SPLITS
@@ -97,7 +95,7 @@ def expand_kernel(
     weight_indices,              # (num_segments,) int32, slot of each segment
     lora_ranks,                  # (max_loras,) int32
     scalings,                    # (max_loras,) float32
-    permutation,                 # (num_places,) int32, read only if PERMUTED
+    permutation,                 # (num_places,) int32
     num_tokens,                  # rows of h, base and out
     num_places,                  # at most BLOCK_P; more than num_tokens in buffers with room
     num_segments,                # less than 2**BITS
@@ -110,7 +108,6 @@ def expand_kernel(
     BASE_PLANES: tl.constexpr,   # planes of base; 0: the base output lies in out
     LATE: tl.constexpr,          # the kernel before this one wrote it there
     SLICE_SIZES: tl.constexpr,   # output size of each stacked projection, a tuple
-    PERMUTED: tl.constexpr,      # tokens are reached through permutation
     BLOCK_N: tl.constexpr,       # output columns of a tile
     BLOCK_R: tl.constexpr,       # a power of two, at least R
     BLOCK_S: tl.constexpr,       # a power of two, at least SPLITS
@@ -121,13 +118,12 @@ def expand_kernel(
     # One program: one token, `steps` tiles of BLOCK_N columns of one slice.
     token = tl.program_id(1)
     place = token
-    if PERMUTED:
-        if BASE_PLANES == 0:
-            token = tl.load(permutation + place)
-        else:  # every token is written; its place is where the permutation names it
-            places = tl.arange(0, BLOCK_P)
-            named = tl.load(permutation + places, mask=places < num_places, other=-1)
-            place = tl.max(tl.where(named == token, places, -1))
+    if BASE_PLANES == 0:
+        token = tl.load(permutation + place)
+    else:  # every token is written; its place is where the permutation names it
+        places = tl.arange(0, BLOCK_P)
+        named = tl.load(permutation + places, mask=places < num_places, other=-1)
+        place = tl.max(tl.where(named == token, places, -1))
     slot, rank = adapter_of(place, seg_indptr, weight_indices, lora_ranks, num_segments, max_len,
                             max_loras, R, BITS)
     if (token < 0) | (token >= num_tokens):
@@ -207,13 +203,12 @@ def shrink_tokens(x: torch.Tensor, lora_a: torch.Tensor, batch: LoRABatchInfo) -
     h = torch.empty((splits, num_tokens, num_slices, width), dtype=torch.float32, device=x.device)
     if h.numel() == 0 or batch.num_segments == 0:
         return h
-    permuted = batch.permutation is not None
-    places = batch.permutation.numel() if permuted else num_tokens
+    places = batch.permutation.numel()
     shrink_kernel[splits * num_slices * ceil_div(width, 16), places](
         x, lora_a, h, batch.seg_indptr, batch.weight_indices, batch.lora_ranks,
-        batch.permutation if permuted else batch.seg_indptr, num_tokens, batch.num_segments,
+        batch.permutation, num_tokens, batch.num_segments,
         batch.max_len, max_loras, hidden, width, SPLITS=splits, NUM_SLICES=num_slices,
-        PERMUTED=permuted, BLOCK_R=16, BLOCK_K=block_k, BITS=batch.num_segments.bit_length(),
+        BLOCK_R=16, BLOCK_K=block_k, BITS=batch.num_segments.bit_length(),
         **pdl_options(x.device))
     return h
 
@@ -229,8 +224,7 @@ def expand_tokens(h: torch.Tensor, lora_b: torch.Tensor, out: torch.Tensor, batc
     planes = 0 if base is None or late else base.shape[0]
     if num_tokens == 0 or batch.num_segments == 0 and not planes:
         return out
-    permuted = batch.permutation is not None
-    places = batch.permutation.numel() if permuted else num_tokens
+    places = batch.permutation.numel()
     block_r = rank_block(width)
     block_n = max(16, 4096 // block_r)
     steps = column_steps(outputs, block_n, num_tokens)
@@ -238,9 +232,9 @@ def expand_tokens(h: torch.Tensor, lora_b: torch.Tensor, out: torch.Tensor, batc
             num_tokens if planes else places)
     expand_kernel[grid](
         h, lora_b, h if base is None else base, out, batch.seg_indptr, batch.weight_indices,
-        batch.lora_ranks, batch.scalings, batch.permutation if permuted else batch.seg_indptr,
+        batch.lora_ranks, batch.scalings, batch.permutation,
         num_tokens, places, batch.num_segments, batch.max_len, max_loras, outputs, width, steps,
-        SPLITS=h.shape[0], BASE_PLANES=planes, LATE=late, SLICE_SIZES=slice_sizes, PERMUTED=permuted,
+        SPLITS=h.shape[0], BASE_PLANES=planes, LATE=late, SLICE_SIZES=slice_sizes,
         BLOCK_N=block_n, BLOCK_R=block_r, BLOCK_S=power_of_two(h.shape[0]),
         BLOCK_P=power_of_two(places) if planes else 1, BITS=batch.num_segments.bit_length(),
         **pdl_options(out.device))
