@@ -1,0 +1,104 @@
+"""The tables of appendix/speed.md, from the result files: `python -m benchmarks.table` rewrites them.
+
+A test compares the page with what this makes, so that no number of it is typed.
+"""
+
+import json
+import math
+import re
+import sys
+from collections.abc import Callable
+
+from benchmarks.evidence import RESULTS, ROOT
+
+PAGE = ROOT / "appendix" / "speed.md"
+NAMES = {"sglang_triton": "SGLang triton", "sglang_csgmv": "SGLang csgmv", "vllm": "vLLM",
+         "sglang_csgmv_128": "SGLang csgmv, chunks of 128", "sglang_triton_v2": "SGLang triton_v2",
+         "gather_bmm": "gather and bmm"}
+
+
+def read(name: str) -> dict:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def ratio(case: dict) -> float:
+    """The best peer's time over ours: above 1 we are faster."""
+    return min(case["peers"].values()) / case["ours_us"]
+
+
+def layers(cases: list[dict], keys: tuple[str, ...]) -> dict[tuple, list[dict]]:
+    """The cold cases of each shape: four projections."""
+    shapes: dict[tuple, list[dict]] = {}
+    for case in cases:
+        if case["weights"] == "cold":
+            shapes.setdefault(tuple(case[key] for key in keys), []).append(case)
+    return shapes
+
+
+def layer_table(name: str, keys: tuple[str, ...]) -> str:
+    """A row a shape: sums over the projections in us, and the least of their ratios."""
+    lines = ["| " + ", ".join(keys) + " | floor | ours | best peer | peer / ours | least of four |",
+             "|" + "---|" * 6]
+    best_peers = []
+    for shape, cases in layers(read(name)["cases"], keys).items():
+        total = lambda value: sum(map(value, cases))  # noqa: E731
+        peers = {peer: total(lambda case: case["peers"][peer])  # noqa: B023
+                 for peer in cases[0]["peers"] if all(peer in case["peers"] for case in cases)}
+        best = min(peers, key=peers.get)
+        best_peers.append(NAMES[best])
+        ours = total(lambda case: case["ours_us"])
+        cells = [", ".join(map(str, shape)), f"{total(lambda case: case['floor_us']):.1f}", f"{ours:.1f}",
+                 f"{peers[best]:.1f}", f"{peers[best] / ours:.2f}", f"{min(map(ratio, cases)):.2f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    counts = {peer: best_peers.count(peer) for peer in dict.fromkeys(best_peers)}
+    return "\n".join([*lines, "", "The best peer by the sum: " + ", ".join(
+        f"{peer} in {count} of {len(best_peers)} rows" for peer, count in counts.items()) + "."])
+
+
+def summary(name: str, shape: Callable[[dict], str]) -> str:
+    """The geometric mean, and every case that is not won."""
+    cases = [case for case in read(name)["cases"] if case["weights"] == "cold"]
+    mean = math.exp(sum(math.log(ratio(case)) for case in cases) / len(cases))
+    lost = sorted((case for case in cases if ratio(case) < 1), key=ratio)
+    lines = [f"The best peer of each case takes {mean:.2f} times as long as lorakit, in the geometric "
+             f"mean over {len(cases)} cases. lorakit is slower in {len(lost)} of them:", ""]
+    lines += [f"- {case['projection']}, {shape(case)}: {case['ours_us']:.1f} us, "
+              f"{NAMES[min(case['peers'], key=case['peers'].get)]} {min(case['peers'].values()):.1f} us"
+              for case in lost]
+    return "\n".join(lines)
+
+
+def made_by() -> str:
+    """Where the numbers come from."""
+    p = read("lora_decode")["provenance"]
+    return (f"{p['gpu']}, driver {p['driver']}, PyTorch {p['torch']}, Triton {p['triton']}, SGLang "
+            f"{p['peers']['sglang']}, vLLM {p['peers']['vllm']}, commit `{p['commit']}`, {p['date']}. "
+            f"{p['repeats']} replays of a graph of {p['calls_in_a_graph']} calls in decode.")
+
+
+def blocks() -> dict[str, str]:
+    """What stands between `<!-- name -->` and `<!-- end -->` in the page."""
+    decode = lambda c: (f"{c['tokens']} tokens, {c['adapters']} adapters, rank {c['rank']}, "  # noqa: E731
+                        f"{c['mix']}")
+    prefill = lambda c: (f"{c['tokens']} tokens, {c['requests']} requests, "  # noqa: E731
+                         f"rank {c['rank']}")
+    return {"made by": made_by(),
+            "decode summary": summary("lora_decode", decode),
+            "decode": layer_table("lora_decode", ("tokens", "adapters", "rank", "mix")),
+            "prefill summary": summary("lora_prefill", prefill),
+            "prefill": layer_table("lora_prefill", ("tokens", "requests", "rank"))}
+
+
+def filled(page: str) -> str:
+    """The page with its blocks made anew."""
+    for name, text in blocks().items():
+        page, found = re.subn(rf"(<!-- {name} -->\n).*?(<!-- end -->)",
+                              lambda m: m[1] + "\n" + text + "\n\n" + m[2], page, flags=re.S)  # noqa: B023
+        if found != 1:
+            raise ValueError(f"{PAGE.name} must have one block {name!r}, it has {found}")
+    return page
+
+
+if __name__ == "__main__":
+    PAGE.write_text(filled(PAGE.read_text()))
+    sys.exit(0)
