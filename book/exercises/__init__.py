@@ -29,3 +29,5 @@ from book.exercises.question import check_asks, check_question
 from book.exercises.pool import check_pool, check_wrong_reads
 from book.exercises.guest import check_guest, check_lost
 from book.exercises.open import check_nan_flags, check_sealed, sealed
+from book.exercises.fast import check_early, check_floor, check_masks
+from book.exercises.overlap import check_best, check_forked, check_longest_path

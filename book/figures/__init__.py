@@ -6,6 +6,7 @@ from book.figures.batch import (
     draw_batch, draw_permutation, draw_strips, draw_programs, draw_scan)
 from book.figures.branch import draw_graphs
 from book.figures.checker import draw_catches, draw_levels
+from book.figures.fast import draw_over_base, draw_panels, draw_ratios
 from book.figures.first import draw_kept
 from book.figures.grid import draw_launched
 from book.figures.half import draw_loads
@@ -16,6 +17,7 @@ from book.figures.kernels import (
     draw_to_scale)
 from book.figures.question import draw_waits
 from book.figures.open import draw_signatures
+from book.figures.overlap import draw_arrangements, draw_dependences
 from book.figures.pool import draw_pool
 from book.figures.recordings import draw_recording
 from book.figures.recycled import draw_taken
