@@ -50,25 +50,28 @@ for dtype, torch_dtype, permuted, slices, count, width, planes in (
         ("fp16", torch.float16, False, (64,), 4096, 64, 0),
         ("fp32", torch.float32, True, (14336, 14336), 4096, 64, 0),  # the largest tiles
         ("fp32", torch.float32, True, (14336, 14336), 32, 64, 2),
-        ("bf16", torch.bfloat16, True, (4000, 1024), 32, 256, 4)):  # a wide slot, a broken tile
+        ("bf16", torch.bfloat16, True, (4000, 1024), 32, 256, 4),  # a wide slot, a broken tile
+        ("fp16", torch.float16, False, (40, 24), 32, 16, 0)):  # cut by request
     block_t, block_r, block_k = shrink_blocks(count, 14336, width, torch_dtype)
-    common = {"PERMUTED": permuted, **pdl}
     splits = hidden_splits(14336, block_k, count, width)
     precision, columns = dot_precision(torch_dtype), column_block(rank_block(width))
-    shrink = {**common, "SPLITS": splits, "NUM_SLICES": len(slices), "BLOCK_K": block_k, "BLOCK_R": block_r}
-    expand = {**common, "SPLITS": splits, "BASE_PLANES": planes, "LATE": False, "SLICE_SIZES": slices,
+    shrink = {**pdl, "SPLITS": splits, "NUM_SLICES": len(slices), "BLOCK_K": block_k, "BLOCK_R": block_r}
+    expand = {**pdl, "SPLITS": splits, "BASE_PLANES": planes, "LATE": False, "SLICE_SIZES": slices,
               "BLOCK_R": rank_block(width), "BLOCK_S": power_of_two(splits),
               "BLOCK_P": power_of_two(count) if planes else 1}
+    segments = 8 if permuted or count > 256 else 0
     tensors = ("x", "w", "lora_a", "lora_b", "h", "base", "out", "K", "N", "R")
     for multiples in (tensors, ()):  # as PyTorch aligns them, and views at odd places
+        shrink, expand = {**shrink, "PERMUTED": permuted}, {**expand, "PERMUTED": permuted}
         compile(shrink_kernel, {**shrink, "PRECISION": precision, "BLOCK_T": block_t,
-                                "BLOCK_SEGMENTS": 8}, multiples, dtype, **option)
+                                "BLOCK_SEGMENTS": segments}, multiples, dtype, **option)
         compile(expand_kernel, {**expand, "PRECISION": precision, "BLOCK_T": token_block(count),
-                                "BLOCK_N": columns, "BLOCK_SEGMENTS": 8,
+                                "BLOCK_N": columns, "BLOCK_SEGMENTS": segments,
                                 "EVEN": all(size % columns == 0 for size in slices)},
                 multiples, dtype, **option)
-        if count <= 256:
+        if count <= 256 and permuted:
             block_k = 256 if dtype == "fp32" else 512
+            del shrink["PERMUTED"], expand["PERMUTED"]
             compile(tokens.shrink_kernel, {**shrink, "BLOCK_R": 16, "BLOCK_K": block_k, "BITS": 4},
                     multiples, dtype, **option)
             compile(tokens.expand_kernel, {**expand, "BLOCK_N": max(16, 4096 // rank_block(width)),
@@ -93,5 +96,5 @@ def test_every_variant_compiles_and_fits(capability, shared_bytes, tmp_path):
                          capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-2000:]
     sizes = [tuple(map(int, line.split()[-2:])) for line in run.stdout.splitlines()]
-    assert len(sizes) == 5 * 2 * 2 + 3 * 2 * 3 + 3 * 8
+    assert len(sizes) == 6 * 2 * 2 + 3 * 2 * 3 + 3 * 8
     assert all(cubin > 1000 and shared <= shared_bytes for cubin, shared in sizes), run.stdout
