@@ -14,7 +14,7 @@ from lorakit.kernels.tiles import has_pdl, one_by_one
 from lorakit.kernels.tokens import expand_tokens, shrink_tokens
 
 MAX_SEGMENTS = 65_535  # CUDA's limit for the last axis of a grid
-MAX_FUSED_TOKENS = 32  # beyond, cuBLAS and then LoRA is as fast: chapter *How fast can it go?*
+MAX_FUSED_TOKENS = 32  # beyond, cuBLAS and then LoRA is as fast (make bench)
 MAX_FUSED_PLACES = 256  # each token is looked for among them
 
 
@@ -36,10 +36,11 @@ def lora_linear(x: torch.Tensor, weights: LoRAWeights, batch: LoRABatchInfo,
         base_output.
 
     All on one device and contiguous. Two launches (shrink, expand), no synchronisation, can be
-    captured, and deterministic. Sums are in float32. Bounds in `batch` must not fall. The values inside `batch` lie on the device,
+    captured, and deterministic. Sums are in float32. The values inside `batch` lie on the device,
     where they cannot be checked; a rank above the slot's width is cut to the width. Which kernels run
     depends on sizes that the host knows, never on the values: a captured graph serves every mix. On
-    Hopper and later, expand starts while shrink still runs. *How fast can it go?* measures it.
+    Hopper and later, expand starts while shrink still runs. `appendix/speed.md` compares it with
+    others.
 
     Raises:
         TypeError, ValueError: naming the argument, before any launch.
@@ -69,9 +70,9 @@ def linear_with_lora(x: torch.Tensor, base_weight: torch.Tensor, weights: LoRAWe
         out.
 
     All on one device and contiguous. On Hopper and later, for up to 32 tokens of 16 bits, the base
-    product is a kernel of ours that runs beside shrink and leaves its parts for expand to add up (`fuses`).
-    Elsewhere it is `torch.mm`, then `lora_linear`. No synchronisation; can be captured; our kernels
-    are deterministic. *How fast can it go?* derives it and measures both.
+    product is a kernel of ours that runs beside shrink and leaves its parts for expand to add up
+    (`fuses` says when). Elsewhere it is `torch.mm`, then `lora_linear`. No synchronisation; can be
+    captured; our kernels are deterministic. `make bench` measures both.
 
     Raises:
         TypeError, ValueError: naming the argument, before any launch.

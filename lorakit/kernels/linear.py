@@ -66,7 +66,7 @@ def linear(x: torch.Tensor, w: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         is untouched: see `tiles.linear_splits`.
 
     One launch, one allocation if there are planes, no synchronisation. Each element is summed by one
-    program in a fixed order, so the same input gives the same bits. Chapter *How fast can it go?*
+    program in a fixed order, so the same input gives the same bits.
     """
     num_tokens, hidden = x.shape
     outputs = w.shape[0]
