@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from lorakit.batch import LoRABatchInfo
-from lorakit.kernels.expand import columns_of
+from lorakit.kernels.expand import base_sum, columns_of
 from lorakit.kernels.tiles import ceil_div, column_steps, pdl_options, power_of_two, rank_block
 
 
@@ -178,15 +178,6 @@ def expand_kernel(
         total += tl.sum(b_tile * h_sum[None, :], axis=1)
         tl.store(out_row + columns, total.to(out.dtype.element_ty), mask=is_column)
         columns, is_column, b_tile, total = next_columns, is_next, next_b, next_total
-
-
-@triton.jit
-def base_sum(places, plane_size, is_out, PLANES: tl.constexpr):
-    """The planes of the base output, added up in the same order every time."""
-    total = tl.load(places, mask=is_out, other=0.0)
-    for plane in tl.static_range(1, PLANES):
-        total += tl.load(places + plane * plane_size, mask=is_out, other=0.0)
-    return total
 
 
 def shrink_tokens(x: torch.Tensor, lora_a: torch.Tensor, batch: LoRABatchInfo) -> torch.Tensor:
