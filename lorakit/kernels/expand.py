@@ -61,6 +61,7 @@ def expand_kernel(
         first = (tile - rest_from) * BLOCK_T
         end = num_tokens
     if first >= end:
+        leave(PDL)
         return
     slot = -1
     if not is_rest:
@@ -79,6 +80,7 @@ def expand_kernel(
         scaling = tl.load(scalings + slot)
     if BASE_PLANES == 0:
         if rank <= 0:
+            leave(PDL)
             return
     elif is_rest:
         named_until = tl.load(seg_indptr + num_segments)
@@ -134,6 +136,16 @@ def expand_kernel(
         total = base_tile.to(tl.float32) + dot_float32(h_tile, b_tile, None, PRECISION)
         tl.store(out_rows + columns[None, :], total.to(out.dtype.element_ty), mask=is_out)
         columns, is_out, b_tile, base_tile = next_columns, is_next, next_b, next_base
+
+
+@triton.jit
+def leave(PDL: tl.constexpr):
+    """Before an early return. If every program returned without a wait, this kernel could end before
+    shrink, and the next one would begin beside it. One program that waits keeps the order.
+    """
+    if PDL:
+        if tl.program_id(0) + tl.program_id(1) + tl.program_id(2) == 0:
+            tl.extra.cuda.gdc_wait()
 
 
 @triton.jit

@@ -142,7 +142,8 @@ def shrink(x: torch.Tensor, lora_a: torch.Tensor, batch: LoRABatchInfo) -> torch
     shrink_kernel[grid](
         x, lora_a, h, batch.seg_indptr, batch.weight_indices, batch.lora_ranks,
         batch.permutation if permuted else batch.seg_indptr, num_tokens, max_loras, hidden, width,
-        num_segments=batch.num_segments, max_len=batch.max_len, SPLITS=splits, NUM_SLICES=num_slices, PERMUTED=permuted,
-        PRECISION=dot_precision(x.dtype), BLOCK_T=block_t, BLOCK_R=block_r, BLOCK_K=block_k,
-        BLOCK_SEGMENTS=block_segments, **pdl_options(x.device))
+        num_segments=batch.num_segments, max_len=batch.max_len,
+        SPLITS=splits, NUM_SLICES=num_slices, PERMUTED=permuted, PRECISION=dot_precision(x.dtype),
+        BLOCK_T=block_t, BLOCK_R=block_r, BLOCK_K=block_k, BLOCK_SEGMENTS=block_segments,
+        **pdl_options(x.device))
     return h

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from lorakit.batch import LoRABatchInfo
-from lorakit.kernels.expand import base_sum, columns_of
+from lorakit.kernels.expand import base_sum, columns_of, leave
 from lorakit.kernels.tiles import ceil_div, column_steps, pdl_options, power_of_two, rank_block
 
 
@@ -127,9 +127,11 @@ def expand_kernel(
     slot, rank = adapter_of(place, seg_indptr, weight_indices, lora_ranks, num_segments, max_len,
                             max_loras, R, BITS)
     if (token < 0) | (token >= num_tokens):
+        leave(PDL)
         return
     if BASE_PLANES == 0:
         if rank <= 0:
+            leave(PDL)
             return
     scaling = tl.load(scalings + slot, mask=rank > 0, other=0.0)
 
