@@ -36,7 +36,8 @@ def lora_linear(x: torch.Tensor, weights: LoRAWeights, batch: LoRABatchInfo,
         base_output.
 
     All on one device and contiguous. Two launches (shrink, expand), no synchronisation, can be
-    captured, and deterministic. Sums are in float32. The values inside `batch` lie on the device,
+    captured, and deterministic (the bits of one input may depend on which tensors begin at a multiple
+    of 16 bytes, as PyTorch's own do). Sums are in float32. The values inside `batch` lie on the device,
     where they cannot be checked; a rank above the slot's width is cut to the width. Which kernels run
     depends on sizes that the host knows, never on the values: a captured graph serves every mix. On
     Hopper and later, expand starts while shrink still runs. `appendix/speed.md` compares it with
@@ -103,9 +104,9 @@ def fuses(x: torch.Tensor, batch: LoRABatchInfo) -> bool:
 def fused(x: torch.Tensor, base_weight: torch.Tensor, weights: LoRAWeights, batch: LoRABatchInfo,
           out: torch.Tensor) -> torch.Tensor:
     """`linear_with_lora` by our kernels, for checked arguments and at least one token."""
-    alone = x.shape[0] <= 4  # beyond, the base product leaves little of the cache for B read twice
-    h = (shrink_tokens if alone else shrink)(x, weights.lora_a, batch)
+    alone = x.shape[0] * weights.lora_b.shape[2] <= 256  # B of each token, from the cache if shared
     base = linear(x, base_weight, out)
+    h = (shrink_tokens if alone else shrink)(x, weights.lora_a, batch, behind=True)
     return (expand_tokens if alone else expand)(
         h, weights.lora_b, out, batch, weights.slice_sizes, base)
 

@@ -41,10 +41,12 @@ def compile(kernel, constants, multiples_of_16, dtype="fp32", **options):
                               target=GPUTarget("cuda", int(sys.argv[1]), 32), options=options)
     print(kernel.__name__, dtype, list(constants.values()), len(compiled.asm["cubin"]),
           compiled.metadata.shared)
+    return compiled.asm["ptx"]
 
 
-pdl = {"PDL": True} if int(sys.argv[1]) >= 90 else {"PDL": False}
-option = {"launch_pdl": True} if pdl["PDL"] else {}
+hopper = int(sys.argv[1]) >= 90
+pdl = {"PDL": hopper}
+option = {"launch_pdl": True} if hopper else {}
 for dtype, torch_dtype, permuted, slices, count, width, planes in (
         ("bf16", torch.bfloat16, True, (4096, 1024, 1024), 32, 16, 0),
         ("fp16", torch.float16, False, (64,), 4096, 64, 0),
@@ -52,11 +54,12 @@ for dtype, torch_dtype, permuted, slices, count, width, planes in (
         ("fp32", torch.float32, True, (14336, 14336), 32, 64, 2),
         ("bf16", torch.bfloat16, True, (4000, 1024), 32, 256, 4),  # a wide slot, a broken tile
         ("fp16", torch.float16, False, (40, 24), 32, 16, 0)):  # cut by request
-    block_t, block_r, block_k = shrink_blocks(count, 14336, width, torch_dtype)
-    splits = hidden_splits(14336, block_k, count, width)
-    precision, columns = dot_precision(torch_dtype), column_block(rank_block(width))
-    shrink = {**pdl, "SPLITS": splits, "NUM_SLICES": len(slices), "BLOCK_K": block_k, "BLOCK_R": block_r}
-    expand = {**pdl, "SPLITS": splits, "BASE_PLANES": planes, "LATE": False, "SLICE_SIZES": slices,
+    block_t, block_r, block_k = shrink_blocks(count, width, torch_dtype)
+    splits = hidden_splits(14336, block_k, count, width, 100)
+    precision, columns = dot_precision(torch_dtype), column_block(rank_block(width), count, torch_dtype)
+    stages = 5 if hopper else 3  # as tiles.shrink_stages has it, where there are few programs
+    shrink = {**pdl, "BEHIND": planes > 0, "SPLITS": splits, "NUM_SLICES": len(slices), "BLOCK_K": block_k, "BLOCK_R": block_r}
+    expand = {**pdl, "R": width, "SPLITS": splits, "BASE_PLANES": planes, "LATE": False, "SLICE_SIZES": slices,
               "BLOCK_R": rank_block(width), "BLOCK_S": power_of_two(splits),
               "BLOCK_P": power_of_two(count) if planes else 1}
     segments = 8 if permuted or count > 256 else 0
@@ -64,11 +67,16 @@ for dtype, torch_dtype, permuted, slices, count, width, planes in (
     for multiples in (tensors, ()):  # as PyTorch aligns them, and views at odd places
         shrink, expand = {**shrink, "PERMUTED": permuted}, {**expand, "PERMUTED": permuted}
         compile(shrink_kernel, {**shrink, "PRECISION": precision, "BLOCK_T": block_t,
-                                "BLOCK_SEGMENTS": segments}, multiples, dtype, **option)
-        compile(expand_kernel, {**expand, "PRECISION": precision, "BLOCK_T": token_block(count),
+                                "BLOCK_SEGMENTS": segments}, multiples, dtype, num_stages=stages,
+                **option)
+        ptx = compile(expand_kernel, {**expand, "PRECISION": precision, "BLOCK_T": token_block(count),
                                 "BLOCK_N": columns, "BLOCK_SEGMENTS": segments,
+                                "STAGES": 3 if hopper else 2,
                                 "EVEN": all(size % columns == 0 for size in slices)},
                 multiples, dtype, **option)
+        if hopper and planes and multiples:  # of what the kernels before it write, nothing goes ahead
+            copies = columns * rank_block(width) * torch_dtype.itemsize // 16 // 128
+            assert ptx.count("cp.async.cg") == 2 * 3 * copies, (ptx.count("cp.async.cg"), copies)
         if count <= 256 and permuted:
             block_k = 256 if dtype == "fp32" else 512
             del shrink["PERMUTED"], expand["PERMUTED"]
@@ -76,9 +84,9 @@ for dtype, torch_dtype, permuted, slices, count, width, planes in (
                     multiples, dtype, **option)
             compile(tokens.expand_kernel, {**expand, "BLOCK_N": max(16, 4096 // rank_block(width)),
                                           "BITS": 4}, multiples, dtype, **option)
-            block_n, block_k, stages = linear_block(torch_dtype)
+            block_n, block_k, buffers = linear_block(torch_dtype)
             compile(linear_kernel, {**pdl, "SPLITS": 2, "PRECISION": precision, "BLOCK_T": 32,
-                                    "BLOCK_N": block_n, "BLOCK_K": block_k, "STAGES": stages},
+                                    "BLOCK_N": block_n, "BLOCK_K": block_k, "STAGES": buffers},
                     multiples, dtype, **option)
 for block, copy, vectors, multiples in itertools.product(
         (32, 1024, 8192), (True, False), (True, False), (("token_slots",), ())):

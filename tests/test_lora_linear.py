@@ -81,7 +81,9 @@ def test_many_adapters_of_every_rank(dtype):
 @given(st.data())
 @settings(max_examples=40 if ON_GPU else 15, deadline=None)
 def test_views_into_larger_tensors(data):
-    """Contiguous, but not at an aligned address: Triton must not compile for one that it saw."""
+    """Contiguous, but not at an aligned address: Triton must not compile for one that it saw. The
+    address decides how wide a load is, and so the order of some sums: the last bits may differ.
+    """
     dtype = data.draw(st.sampled_from(runtime.KERNEL_DTYPES))
     case = random_case(data.draw(st.randoms(use_true_random=False)), 20, 3)
     hidden, outputs = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 40))
@@ -98,7 +100,8 @@ def test_views_into_larger_tensors(data):
     base = torch.randn(len(case.slots), outputs, device=DEVICE).to(dtype)
     batch = route_by_adapter(*case.tensors())
     expected = lora_linear(x, weights, batch, base.clone())
-    assert torch.equal(lora_linear(view(x), shifted, batch, view(base)), expected)
+    moved = lora_linear(view(x), shifted, batch, view(base))
+    assert (moved - expected).norm() <= TOLERANCE[dtype] * expected.norm()
 
 
 def prefill() -> tuple[torch.Tensor, LoRAWeights, torch.Tensor, list[int], LoRABatchInfo]:

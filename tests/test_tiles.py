@@ -6,23 +6,28 @@ import torch
 from lorakit import StaticLoRABatchInfo
 from lorakit.kernels.tiles import (
     ceil_div, column_block, column_steps, hidden_block, hidden_splits, linear_block, linear_splits,
-    most_tiles, one_by_one, power_of_two, rank_block, route_warps, shrink_blocks, token_block)
+    most_tiles, one_by_one, power_of_two, rank_block, route_warps, shrink_blocks, shrink_stages,
+    token_block)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("tokens, width", [(1, 16), (256, 64), (257, 16), (4096, 256)])
 def test_every_part_of_the_hidden_size_has_a_step_to_do(dtype, tokens, width):
     for hidden in [*range(0, 3000, 7), 1152, 2049, 2560, 3328, 12345]:
-        _, _, block_k = shrink_blocks(tokens, hidden, width, dtype)
-        splits, steps = hidden_splits(hidden, block_k, tokens, width), ceil_div(hidden, block_k)
-        assert 1 <= splits <= 8
-        assert steps == 0 or (splits - 1) * ceil_div(steps, splits) < steps, hidden
+        _, _, block_k = shrink_blocks(tokens, width, dtype)
+        steps = ceil_div(hidden, block_k)
+        for tiles in (1, 10, 1000):
+            splits = hidden_splits(hidden, block_k, tokens, width, tiles)
+            assert 1 <= splits <= 8
+            assert steps == 0 or (splits - 1) * ceil_div(steps, splits) < steps, hidden
 
 
 def test_parts_grow_with_the_hidden_size_and_shrink_with_the_rank():
-    parts = lambda hidden, width: hidden_splits(hidden, 512 if hidden > 8192 else 256, 32, width)  # noqa: E731
-    assert [parts(4096, width) for width in (8, 16, 32, 64, 128)] == [4, 4, 2, 2, 2]
-    assert [parts(14336, width) for width in (16, 64)] == [7, 4]
+    parts = lambda hidden, width, tiles=100: hidden_splits(hidden, 256, 32, width, tiles)  # noqa: E731
+    assert [parts(4096, width) for width in (8, 16, 32, 64, 128)] == [4, 4, 4, 2, 2]
+    assert [parts(14336, width) for width in (16, 64)] == [8, 4]
+    assert [parts(4096, 16, tiles) for tiles in (3, 10, 16)] == [8, 8, 4]  # few programs otherwise
+    assert [parts(14336, 16, 3), parts(4096, 64, 3)] == [8, 4]
     assert [hidden_block(dtype) for dtype in (torch.bfloat16, torch.float16, torch.float32)] == [256, 256, 64]
 
 
@@ -30,8 +35,11 @@ def test_blocks_are_powers_of_two_that_tensor_cores_take():
     for width in range(1, 300):
         block = rank_block(width)
         assert block >= max(16, width) and block & (block - 1) == 0
-        assert 16 <= column_block(block) <= 128 and column_block(block) * block <= 16384
-        assert shrink_blocks(4096, 4096, width, torch.float16)[1] in (16, 32, 64)
+        for tokens, dtype in ((32, torch.float16), (4096, torch.bfloat16), (32, torch.float32)):
+            columns = column_block(block, tokens, dtype)
+            assert 16 <= columns <= (256 if tokens == 32 else 128)
+            assert columns * block * dtype.itemsize <= 32768
+        assert shrink_blocks(4096, width, torch.float16)[1] in (16, 32, 64)
     assert {token_block(n) for n in range(1, 5000)} == {16, 32}
     assert [route_warps(block) for block in (32, 64, 128, 1024, 2048, 8192)] == [1, 1, 4, 4, 8, 8]
 
@@ -49,7 +57,13 @@ def test_who_goes_one_by_one():
 
 
 def test_steps_leave_programs_for_everyone():
-    assert [column_steps(28672, 128, tiles) for tiles in (1, 3, 10, 24, 1000)] == [1, 1, 4, 8, 8]
+    chunks = [112 * tiles for tiles in (1, 3, 10, 24, 1000)]
+    assert [column_steps(some, 264, 8) for some in chunks] == [1, 1, 4, 8, 8]
+    assert [column_steps(some, 528, 16) for some in chunks] == [1, 1, 2, 5, 16]
+
+
+def test_only_hopper_has_room_for_five_steps():
+    assert [shrink_stages(programs, False, torch.device("cpu")) for programs in (1, 1000)] == [3, 3]
 
 
 def test_the_base_product_is_cut_until_two_programs_a_processor():

@@ -5,9 +5,10 @@ import triton
 import triton.language as tl
 
 from lorakit.batch import LoRABatchInfo
-from lorakit.kernels.shrink import tile_of
+from lorakit.kernels.shrink import leave, tile_of
 from lorakit.kernels.tiles import (
-    ceil_div, column_block, column_steps, dot_precision, most_tiles, pdl_options, power_of_two,
+    ceil_div, column_block, column_stages, column_steps, dot_precision, is_decode, most_tiles,
+    pdl_options, power_of_two,
     rank_block, segment_block, token_block)
 
 
@@ -28,7 +29,7 @@ def expand_kernel(
     rest_from,                   # tiles from here on take the tokens that no segment names
     max_loras,                   # slots in lora_b; another slot is no adapter
     N,                           # output size, all slices together
-    R,                           # width of a slot: the largest rank it can hold
+    R: tl.constexpr,             # width of a slot: the largest rank it can hold
     steps,                       # column tiles of a program, one after the other
     SPLITS: tl.constexpr,        # planes of h
     BASE_PLANES: tl.constexpr,   # planes of base; 0: the base output lies in out
@@ -43,6 +44,7 @@ def expand_kernel(
     BLOCK_P: tl.constexpr,       # a power of two, at least the places; used if BASE_PLANES
     BLOCK_SEGMENTS: tl.constexpr,  # segments looked through at once, or 0: see tiles.py
     EVEN: tl.constexpr,          # BLOCK_N divides every slice
+    STAGES: tl.constexpr,        # tiles of B in shared memory: all but one are on their way
     PDL: tl.constexpr,           # this kernel may start before the one before it has ended
 ):
     # One program: BLOCK_T tokens of one segment, BLOCK_N columns of one slice, all ranks.
@@ -103,49 +105,59 @@ def expand_kernel(
     base_rows = base + tokens[:, None] * N
     base_plane = num_tokens.to(tl.int64) * N
 
-    # What the kernel before this one does not write is loaded first, while that one still runs.
-    is_column = (columns < slice_end) | EVEN
-    b_tile = tl.load(b_ranks + columns[None, :] * R, mask=is_read[:, None] & is_column[None, :],
-                     other=0.0)
-    is_out = is_token[:, None] & is_column[None, :]
-    if (BASE_PLANES == 0) & (not LATE):
-        base_tile = tl.load(out_rows + columns[None, :], mask=is_out, other=0.0)
-    if PDL:
-        tl.extra.cuda.gdc_wait()
-    if (BASE_PLANES == 0) & LATE:
-        base_tile = tl.load(out_rows + columns[None, :], mask=is_out, other=0.0)
-    if BASE_PLANES > 0:
-        base_tile = base_sum(base_rows + columns[None, :], base_plane, is_out, BASE_PLANES)
     h_rows = h + (tokens[:, None] * len(SLICE_SIZES) + slice_id) * R + ranks[None, :]
     h_plane = num_tokens.to(tl.int64) * len(SLICE_SIZES) * R
-    h_tile = plane_sum(h_rows, h_plane, is_token[:, None] & is_read[None, :], SPLITS, BLOCK_S)
-    h_tile = tl.where(is_rank[None, :], h_tile, 0.0) * scaling
-
-    for step in tl.range(0, steps, num_stages=1):  # each step loads for the next one
-        next_columns = columns + BLOCK_N
-        is_column = ((next_columns < slice_end) | EVEN) & (step + 1 < steps)
-        next_b = tl.load(b_ranks + next_columns[None, :] * R,
-                         mask=is_read[:, None] & is_column[None, :], other=0.0)
-        is_next = is_token[:, None] & is_column[None, :]
-        if BASE_PLANES == 0:
-            next_base = tl.load(out_rows + next_columns[None, :], mask=is_next, other=0.0)
-        else:
-            next_base = base_sum(base_rows + next_columns[None, :], base_plane, is_next, BASE_PLANES)
-        if rank % 8 > 0:
-            b_tile = tl.where(is_rank[:, None], b_tile, 0.0)
-        total = base_tile.to(tl.float32) + dot_float32(h_tile, b_tile, None, PRECISION)
-        tl.store(out_rows + columns[None, :], total.to(out.dtype.element_ty), mask=is_out)
-        columns, is_out, b_tile, base_tile = next_columns, is_next, next_b, next_base
+    if rank % 8 > 0:  # B makes a trip through registers
+        add_columns(h_rows, h_plane, b_ranks, base_rows, base_plane, out_rows, columns, slice_end, steps,
+                    scaling, is_token, is_rank, is_read, R, SPLITS, BASE_PLANES, LATE, PRECISION,
+                    BLOCK_T, BLOCK_N, BLOCK_R, BLOCK_S, EVEN, STAGES, PDL, True)
+    else:
+        add_columns(h_rows, h_plane, b_ranks, base_rows, base_plane, out_rows, columns, slice_end, steps,
+                    scaling, is_token, is_rank, is_read, R, SPLITS, BASE_PLANES, LATE, PRECISION,
+                    BLOCK_T, BLOCK_N, BLOCK_R, BLOCK_S, EVEN, STAGES, PDL, False)
 
 
 @triton.jit
-def leave(PDL: tl.constexpr):
-    """Before an early return. If every program returned without a wait, this kernel could end before
-    shrink, and the next one would begin beside it. One program that waits keeps the order.
+def add_columns(h_rows, h_plane, b_ranks, base_rows, base_plane, out_rows, columns, slice_end, steps,
+                scaling, is_token, is_rank, is_read, R: tl.constexpr, SPLITS: tl.constexpr,
+                BASE_PLANES: tl.constexpr, LATE: tl.constexpr, PRECISION: tl.constexpr,
+                BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr,
+                BLOCK_S: tl.constexpr, EVEN: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
+                RAGGED: tl.constexpr):
+    """The steps of one program. B goes from memory to a tensor core's shared memory, STAGES tiles
+    ahead. What the kernel before this one does not write is loaded before the wait, while that one
+    still runs. What it does write is loaded under a condition, so that no load moves ahead.
     """
-    if PDL:
-        if tl.program_id(0) + tl.program_id(1) + tl.program_id(2) == 0:
-            tl.extra.cuda.gdc_wait()
+    early: tl.constexpr = (BASE_PLANES == 0) & (not LATE)  # base is there before the wait
+    dtype: tl.constexpr = b_ranks.dtype.element_ty
+    high, low = split_float32(tl.zeros((BLOCK_T, BLOCK_R), dtype=tl.float32), dtype)
+    next_base = tl.zeros((BLOCK_T, BLOCK_N), dtype=base_rows.dtype.element_ty)
+    for step in tl.range(0, steps, num_stages=STAGES):
+        here = columns + step * BLOCK_N
+        is_column = (here < slice_end) | EVEN
+        is_out = is_token[:, None] & is_column[None, :]
+        b_tile = tl.load(b_ranks + here[None, :] * R, mask=is_read[:, None] & is_column[None, :],
+                         other=0.0)
+        if early:
+            base_tile = tl.load(out_rows + here[None, :], mask=is_out, other=0.0)
+        if step == 0:
+            if PDL:
+                tl.extra.cuda.gdc_wait()
+            if not early:
+                next_base = base_sum(base_rows + here[None, :], base_plane, is_out, BASE_PLANES)
+            is_h = is_token[:, None] & tl.trans(is_read[:, None])
+            h_tile = plane_sum(h_rows, h_plane, is_h, SPLITS, BLOCK_S)
+            high, low = split_float32(tl.where(tl.trans(is_rank[:, None]), h_tile, 0.0) * scaling, dtype)
+        if not early:
+            base_tile = next_base
+            if step + 1 < steps:
+                then = here + BLOCK_N
+                is_next = is_token[:, None] & ((then < slice_end) | EVEN)[None, :]
+                next_base = base_sum(base_rows + then[None, :], base_plane, is_next, BASE_PLANES)
+        if RAGGED:
+            b_tile = tl.where(is_rank[:, None], b_tile, 0.0)
+        total = base_tile.to(tl.float32) + dot_float32(high, low, b_tile, PRECISION)
+        tl.store(out_rows + here[None, :], total.to(out_rows.dtype.element_ty), mask=is_out)
 
 
 @triton.jit
@@ -187,18 +199,24 @@ def base_sum(places, plane_size, is_out, PLANES: tl.constexpr):
 
 
 @triton.jit
-def dot_float32(left, right, acc, PRECISION: tl.constexpr):
-    """acc + left right, of a float32 factor and one of any dtype."""
-    if left.dtype == tl.bfloat16:  # float32 as the sum of two bfloat16, which keep 16 bits of it
-        high = right.to(tl.bfloat16)
-        low = (right - high.to(tl.float32)).to(tl.bfloat16)
-        return tl.dot(left, high, tl.dot(left, low, acc))
-    elif right.dtype == tl.bfloat16:
-        high = left.to(tl.bfloat16)
-        low = (left - high.to(tl.float32)).to(tl.bfloat16)
-        return tl.dot(high, right, tl.dot(low, right, acc))
+def split_float32(values, dtype: tl.constexpr):
+    """The factors of a product with a tensor of that dtype: for bfloat16 two that add up to `values`
+    and keep 16 bits of it, else `values` itself, twice.
+    """
+    if dtype == tl.bfloat16:
+        high = values.to(tl.bfloat16)
+        return high, (values - high.to(tl.float32)).to(tl.bfloat16)
     else:
-        return tl.dot(left.to(tl.float32), right.to(tl.float32), acc, input_precision=PRECISION)
+        return values, values
+
+
+@triton.jit
+def dot_float32(high, low, right, PRECISION: tl.constexpr):
+    """`values` right, summed in float32, from what split_float32 made of `values`."""
+    if right.dtype == tl.bfloat16:
+        return tl.dot(high, right, tl.dot(low, right))
+    else:
+        return tl.dot(high, right.to(tl.float32), input_precision=PRECISION)
 
 
 def expand(h: torch.Tensor, lora_b: torch.Tensor, out: torch.Tensor, batch: LoRABatchInfo,
@@ -212,15 +230,15 @@ def expand(h: torch.Tensor, lora_b: torch.Tensor, out: torch.Tensor, batch: LoRA
         out: (num_tokens, N), of lora_b's dtype. Rows of tokens without an adapter stay as they are.
         batch: the segments.
         slice_sizes: output size of each slice; they add up to N.
-        base: what `linear` returned right before, if it did, for a batch cut by adapter: then all rows
-            of out are written. Without it, out holds the base output.
+        base: what `linear` returned before shrink, if it did, for a batch cut by adapter: then all
+            rows of out are written. Without it, out holds the base output.
 
     Returns:
         out.
 
     One launch, no allocation, no synchronisation. Each element of out is written by one program,
     so the same input gives the same bits. On Hopper it starts while shrink runs, and reads out, B and
-    the segments before shrink has ended: launch shrink, then `linear` if at all, then this, in one
+    the segments before shrink has ended: launch `linear` if at all, then shrink, then this, in one
     stream and with nothing between them that writes those. Chapter *Expand* derives it.
     """
     max_loras, _, width = lora_b.shape
@@ -228,11 +246,11 @@ def expand(h: torch.Tensor, lora_b: torch.Tensor, out: torch.Tensor, batch: LoRA
     late = base is out
     planes = 0 if base is None or late else base.shape[0]
     block_t, block_r = token_block(num_tokens), rank_block(width)
-    block_n = column_block(block_r)
+    block_n = column_block(block_r, num_tokens, lora_b.dtype)
     permuted = batch.permutation is not None
     places = batch.permutation.numel() if permuted else num_tokens
     tiles = most_tiles(places, batch, block_t)
-    steps = column_steps(outputs, block_n, tiles)
+    steps = column_steps(ceil_div(outputs, block_n) * tiles, 264, 8 if is_decode(num_tokens) else 16)
     chunks = sum(ceil_div(size, steps * block_n) for size in slice_sizes)
     block_segments = segment_block(batch, num_tokens)
     grid = (chunks, tiles + ceil_div(num_tokens, block_t) * (planes > 0))
@@ -248,5 +266,6 @@ def expand(h: torch.Tensor, lora_b: torch.Tensor, out: torch.Tensor, batch: LoRA
         PRECISION=dot_precision(lora_b.dtype), BLOCK_T=block_t, BLOCK_N=block_n, BLOCK_R=block_r,
         BLOCK_S=power_of_two(h.shape[0]), BLOCK_P=power_of_two(places) if planes else 1,
         BLOCK_SEGMENTS=block_segments,
-        EVEN=all(size % block_n == 0 for size in slice_sizes), **pdl_options(out.device))
+        EVEN=all(size % block_n == 0 for size in slice_sizes), STAGES=column_stages(out.device),
+        **pdl_options(out.device))
     return out

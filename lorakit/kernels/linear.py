@@ -27,10 +27,11 @@ def linear_kernel(
     BLOCK_N: tl.constexpr,    # rows of w of a tile
     BLOCK_K: tl.constexpr,    # hidden elements of one step
     STAGES: tl.constexpr,     # buffers: all but one of them are being loaded
-    PDL: tl.constexpr,        # start while shrink runs; let expand start too
+    PDL: tl.constexpr,        # start while the kernel before ends; let shrink start too
 ):
     # One program: BLOCK_N rows of W, BLOCK_T tokens, one part of K.
     if PDL:
+        tl.extra.cuda.gdc_wait()  # launched early, it reads nothing before all earlier work is done
         tl.extra.cuda.gdc_launch_dependents()
     rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     tokens = tl.program_id(2) * BLOCK_T + tl.arange(0, BLOCK_T)
@@ -46,15 +47,14 @@ def linear_kernel(
         w_tile = tl.load(w_rows + ks[None, :], mask=is_row[:, None] & is_k[None, :], other=0.0)
         x_tile = tl.load(x_rows + ks[:, None], mask=is_k[:, None] & is_token[None, :], other=0.0)
         acc = tl.dot(w_tile, x_tile, acc, input_precision=PRECISION)
-    if PDL:
-        tl.extra.cuda.gdc_wait()  # for shrink, so that whoever waits for this kernel has both
     places = out + (split * num_tokens + tokens[:, None]).to(tl.int64) * N + rows[None, :]
     tl.store(places, tl.trans(acc).to(out.dtype.element_ty), mask=is_token[:, None] & is_row[None, :])
 
 
 def linear(x: torch.Tensor, w: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    """The base product of a few tokens, launched right behind `shrink` on the same x, which on Hopper
-    still runs then. A part of `ops.linear_with_lora`, which checks the arguments. No errors of its own.
+    """The base product of a few tokens. On Hopper `shrink`, launched right behind it on the same x,
+    runs beside it, and `expand` waits for both. A part of `ops.linear_with_lora`, which checks the
+    arguments. No errors of its own.
 
     Args:
         x: (num_tokens, K) float16, bfloat16 or float32, at least one token.

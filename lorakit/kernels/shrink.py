@@ -6,7 +6,8 @@ import triton.language as tl
 
 from lorakit.batch import LoRABatchInfo
 from lorakit.kernels.tiles import (
-    ceil_div, dot_precision, hidden_splits, most_tiles, pdl_options, segment_block, shrink_blocks)
+    ceil_div, dot_precision, hidden_splits, most_tiles, pdl_options, segment_block, shrink_blocks,
+    shrink_stages)
 
 
 @triton.jit(do_not_specialize=["num_tokens", "num_segments", "max_len"])  # one for all batch sizes
@@ -33,10 +34,12 @@ def shrink_kernel(
     max_len=0,                 # tokens of a segment past it get no LoRA; read if BLOCK_SEGMENTS
     BLOCK_SEGMENTS: tl.constexpr = 0,  # segments looked through at once, or 0: see tiles.py
     PDL: tl.constexpr = False,   # start while the kernel before ends; let the next one start too
+    BEHIND: tl.constexpr = False,  # that kernel is `linear`, which has waited, and runs beside this one
 ):
     # One program: BLOCK_T tokens of one segment, BLOCK_R ranks of one slice, one part of K.
-    if PDL:
+    if PDL & (not BEHIND):
         tl.extra.cuda.gdc_wait()  # launched early, it reads nothing before all earlier work is done
+    if PDL:
         tl.extra.cuda.gdc_launch_dependents()
     if BLOCK_SEGMENTS == 0:  # a grid of tiles of a segment, parts and segments
         tile_part = tl.program_id(1)
@@ -48,9 +51,11 @@ def shrink_kernel(
         segment, first, end = tile_of(
             tl.program_id(1), seg_indptr, num_segments, max_len, BLOCK_T, BLOCK_SEGMENTS)
     if first >= end:  # the grid has room for any batch of as many tokens; this one needs fewer
+        leave(PDL & BEHIND)
         return
     slot = tl.load(weight_indices + segment)
     if (slot < 0) | (slot >= max_loras):
+        leave(PDL & BEHIND)
         return
     places = first + tl.arange(0, BLOCK_T)
     is_token = places < end
@@ -60,6 +65,7 @@ def shrink_kernel(
     slice_id = tile_part // SPLITS % NUM_SLICES
     rank_tile = tile_part // (SPLITS * NUM_SLICES)
     if rank_tile * BLOCK_R >= rank:
+        leave(PDL & BEHIND)
         return
 
     is_token &= (tokens >= 0) & (tokens < num_tokens)  # a batch of another step must not corrupt
@@ -80,6 +86,18 @@ def shrink_kernel(
     # A plane for each part of K, which expand adds up: no atomics, so the same bits every time.
     h_rows = h + ((split * num_tokens + tokens[:, None]) * NUM_SLICES + slice_id) * R
     tl.store(h_rows + ranks[None, :], acc, mask=is_token[:, None] & is_rank[None, :])
+    leave(PDL & BEHIND)
+
+
+@triton.jit
+def leave(PDL: tl.constexpr):
+    """Before an early return. If every program returned without a wait, this kernel could end before
+    the one in front of it, and the next one would begin beside that. One program that waits keeps
+    the order.
+    """
+    if PDL:
+        if tl.program_id(0) + tl.program_id(1) + tl.program_id(2) == 0:
+            tl.extra.cuda.gdc_wait()
 
 
 @triton.jit
@@ -108,7 +126,8 @@ def tile_of(tile, seg_indptr, num_segments, max_len, BLOCK_T: tl.constexpr, BLOC
     return segment, tl.where(is_tile, start + (tile - passed_tiles) * BLOCK_T, end), end
 
 
-def shrink(x: torch.Tensor, lora_a: torch.Tensor, batch: LoRABatchInfo) -> torch.Tensor:
+def shrink(x: torch.Tensor, lora_a: torch.Tensor, batch: LoRABatchInfo,
+           behind: bool = False) -> torch.Tensor:
     """LoRA A for every token of a batch: the first half of `ops.lora_linear`, which checks the
     arguments. This raises no errors of its own.
 
@@ -116,6 +135,7 @@ def shrink(x: torch.Tensor, lora_a: torch.Tensor, batch: LoRABatchInfo) -> torch
         x: (num_tokens, K) float16, bfloat16 or float32.
         lora_a: (max_loras, num_slices, R, K), of x's dtype.
         batch: the segments.
+        behind: `linear` was launched right before, on the same x. On Hopper this runs beside it.
 
     Returns:
         h: (splits, num_tokens, num_slices, R) float32 partial sums, one plane for each part of K.
@@ -127,14 +147,16 @@ def shrink(x: torch.Tensor, lora_a: torch.Tensor, batch: LoRABatchInfo) -> torch
     """
     num_tokens, hidden = x.shape
     max_loras, num_slices, width, _ = lora_a.shape
-    block_t, block_r, block_k = shrink_blocks(num_tokens, hidden, width, x.dtype)
-    splits = hidden_splits(hidden, block_k, num_tokens, width)
-    h = torch.empty((splits, num_tokens, num_slices, width), dtype=torch.float32, device=x.device)
+    block_t, block_r, block_k = shrink_blocks(num_tokens, width, x.dtype)
     permuted = batch.permutation is not None
     places = batch.permutation.numel() if permuted else num_tokens
-    parts = splits * num_slices * ceil_div(width, block_r)
+    tiles = most_tiles(places, batch, block_t)
+    parts = num_slices * ceil_div(width, block_r)
+    splits = hidden_splits(hidden, block_k, num_tokens, width, tiles * parts)
+    parts *= splits
+    h = torch.empty((splits, num_tokens, num_slices, width), dtype=torch.float32, device=x.device)
     block_segments = segment_block(batch, num_tokens)
-    grid = (parts, most_tiles(places, batch, block_t))
+    grid = (parts, tiles)
     if not block_segments:
         grid = (ceil_div(batch.max_len, block_t), parts, batch.num_segments)
     if 0 in grid or num_tokens == 0:
@@ -145,5 +167,5 @@ def shrink(x: torch.Tensor, lora_a: torch.Tensor, batch: LoRABatchInfo) -> torch
         num_segments=batch.num_segments, max_len=batch.max_len,
         SPLITS=splits, NUM_SLICES=num_slices, PERMUTED=permuted, PRECISION=dot_precision(x.dtype),
         BLOCK_T=block_t, BLOCK_R=block_r, BLOCK_K=block_k, BLOCK_SEGMENTS=block_segments,
-        **pdl_options(x.device))
+        BEHIND=behind, num_stages=shrink_stages(parts * tiles, behind, x.device), **pdl_options(x.device))
     return h

@@ -64,42 +64,58 @@ def hidden_block(dtype: torch.dtype) -> int:
     return 64 if dtype == torch.float32 else 256
 
 
-def shrink_blocks(num_tokens: int, hidden: int, width: int, dtype: torch.dtype) -> tuple[int, int, int]:
+def shrink_blocks(num_tokens: int, width: int, dtype: torch.dtype) -> tuple[int, int, int]:
     """Tokens, ranks and hidden elements of a tile of shrink. In decode 16 by 16, so that a wide slot
-    gives more programs, and twice the hidden elements of a long row. In prefill 64 by up to 64, and
-    half the elements. Two steps of any dtype fit the 99 KiB of shared memory of the smaller GPUs.
+    gives more programs. In prefill 64 by up to 64, and half the elements.
     """
     if is_decode(num_tokens):
-        return 16, 16, hidden_block(dtype) * (2 if hidden > 8192 else 1)
+        return 16, 16, hidden_block(dtype)
     return 64, min(64, rank_block(width)), hidden_block(dtype) // 2
 
 
-def hidden_splits(hidden: int, block_k: int, num_tokens: int, width: int) -> int:
-    """Parts that shrink cuts the hidden size into. More parts start more programs, and each is a plane
-    that every program of expand reads: 4 planes of 16 ranks in decode, or as many bytes of others,
-    but 2 at the least, and twice as many for a long row. Prefill has programs enough: 4 to 1,024
-    tokens, then 2.
+def shrink_stages(programs: int, behind: bool, device: torch.device) -> int:
+    """Steps of shrink on their way, and the one at work. Five on Hopper, where a processor's shared
+    memory holds that for three programs: most then wait for memory once. Three for more programs than
+    two a processor, on smaller GPUs, and `behind` the base product, whose buffers leave 32 KiB.
+    """
+    return 5 if has_pdl(device) and programs <= 264 and not behind else 3
+
+
+def hidden_splits(hidden: int, block_k: int, num_tokens: int, width: int, tiles: int) -> int:
+    """Parts that shrink cuts the hidden size into, for so many `tiles` of tokens, slices and ranks.
+    More parts start more programs, and each is a plane that every program of expand reads. In decode
+    4 planes, 2 of slots wider than 32, twice as many for a long row, and again for few tiles, but 8 at
+    most. Prefill has programs enough: 4 to 1,024 tokens, then 2.
     """
     steps = max(1, ceil_div(hidden, block_k))
     wanted = 4 if num_tokens <= 1024 else 2
     if is_decode(num_tokens):
-        wanted = max(2, 64 // rank_block(width)) * (2 if hidden > 8192 else 1)
+        wanted = (4 if width <= 32 else 2) * (2 if hidden > 8192 else 1)
+        wanted = min(8, wanted * 2 if wanted * tiles < 64 else wanted)
     return ceil_div(steps, ceil_div(steps, wanted))
 
 
-def column_block(block_r: int) -> int:
-    """Output columns of a step of expand: 128, and fewer where a slot is wide, so that a tile of B
-    (16 KiB at most, in 16 bits) and the one after it fit the registers.
+def column_block(block_r: int, num_tokens: int, dtype: torch.dtype) -> int:
+    """Output columns of a step of expand: 256 in decode, half as many in prefill, whose tiles have
+    twice the tokens; fewer where a slot is wide, so that a tile of B takes 32 KiB at most.
     """
-    return max(16, min(128, 8192 // block_r))
+    values = 8192 if dtype == torch.float32 else 16384
+    return max(16, min(256 if is_decode(num_tokens) else 128, values // block_r))
 
 
-def column_steps(outputs: int, block_n: int, tiles: int) -> int:
-    """Steps of an expand program: as many as leave four programs for each of an H200's 132
-    processors, but 8 at most. A program that goes on finds its tokens and adds up h once, and loads
-    ahead; one that goes on for long ends alone.
+def column_steps(chunks: int, programs: int, most: int) -> int:
+    """Steps of an expand program: as many as leave `programs` of them, two or four for each of an H200's
+    132 processors, but `most` at most. A program that goes on finds its tokens and adds up h once,
+    and loads ahead; one that goes on for long ends alone.
     """
-    return min(8, max(1, ceil_div(outputs, block_n) * tiles // 528))
+    return min(most, max(1, chunks // programs))
+
+
+def column_stages(device: torch.device) -> int:
+    """Tiles of B that an expand program holds in shared memory: three on Hopper, which has 227 KiB
+    of it, and two elsewhere.
+    """
+    return 3 if has_pdl(device) else 2
 
 
 def linear_block(dtype: torch.dtype) -> tuple[int, int, int]:

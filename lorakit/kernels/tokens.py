@@ -11,7 +11,8 @@ import triton
 import triton.language as tl
 
 from lorakit.batch import LoRABatchInfo
-from lorakit.kernels.expand import base_sum, columns_of, leave
+from lorakit.kernels.expand import base_sum, columns_of
+from lorakit.kernels.shrink import leave
 from lorakit.kernels.tiles import ceil_div, column_steps, pdl_options, power_of_two, rank_block
 
 
@@ -54,11 +55,13 @@ def shrink_kernel(
     BLOCK_R: tl.constexpr,     # ranks of a tile
     BLOCK_K: tl.constexpr,     # hidden elements of one step of the loop
     BITS: tl.constexpr,        # of num_segments
-    PDL: tl.constexpr,         # the next kernel may start now, and waits for this one by itself
+    PDL: tl.constexpr,         # start while the kernel before ends; let the next one start too
+    BEHIND: tl.constexpr,      # that kernel is `linear`, which has waited, and runs beside this one
 ):
     # One program: one token, BLOCK_R ranks of one slice, one part of K.
-    if PDL:
+    if PDL & (not BEHIND):
         tl.extra.cuda.gdc_wait()  # launched early, it reads nothing before all earlier work is done
+    if PDL:
         tl.extra.cuda.gdc_launch_dependents()
     place = tl.program_id(1)
     token = tl.load(permutation + place)
@@ -69,6 +72,7 @@ def shrink_kernel(
     ranks = tl.program_id(0) // (SPLITS * NUM_SLICES) * BLOCK_R + tl.arange(0, BLOCK_R)
     is_rank = ranks < rank  # rows from `rank` on belong to nobody and may hold NaN
     if (tl.min(ranks) >= rank) | (token < 0) | (token >= num_tokens):
+        leave(PDL & BEHIND)
         return
 
     x_row = x + token.to(tl.int64) * K
@@ -83,6 +87,7 @@ def shrink_kernel(
         sums += a_tile.to(tl.float32) * x_tile.to(tl.float32)[None, :]
     h_row = h + ((split * num_tokens + token).to(tl.int64) * NUM_SLICES + slice_id) * R
     tl.store(h_row + ranks, tl.sum(sums, axis=1), mask=is_rank)
+    leave(PDL & BEHIND)
 
 
 @triton.jit(do_not_specialize=["num_tokens", "num_places", "num_segments", "max_len", "steps"])
@@ -102,7 +107,7 @@ def expand_kernel(
     max_len,                     # tokens of a segment past it get no LoRA
     max_loras,                   # slots in lora_b; another slot is no adapter
     N,                           # output size, all slices together
-    R,                           # width of a slot
+    R: tl.constexpr,             # width of a slot
     steps,                       # column tiles of a program, one after the other
     SPLITS: tl.constexpr,        # planes of h
     BASE_PLANES: tl.constexpr,   # planes of base; 0: the base output lies in out
@@ -182,7 +187,8 @@ def expand_kernel(
         columns, is_column, b_tile, total = next_columns, is_next, next_b, next_total
 
 
-def shrink_tokens(x: torch.Tensor, lora_a: torch.Tensor, batch: LoRABatchInfo) -> torch.Tensor:
+def shrink_tokens(x: torch.Tensor, lora_a: torch.Tensor, batch: LoRABatchInfo,
+                  behind: bool = False) -> torch.Tensor:
     """`shrink.shrink`, a program a token: the same arguments and the same result, if not the same bits.
 
     Up to 8 planes. The parts are 512 elements long or more, 256 where there are programs enough.
@@ -202,7 +208,7 @@ def shrink_tokens(x: torch.Tensor, lora_a: torch.Tensor, batch: LoRABatchInfo) -
         batch.permutation, num_tokens, batch.num_segments,
         batch.max_len, max_loras, hidden, width, SPLITS=splits, NUM_SLICES=num_slices,
         BLOCK_R=16, BLOCK_K=block_k, BITS=batch.num_segments.bit_length(),
-        **pdl_options(x.device))
+        BEHIND=behind, **pdl_options(x.device))
     return h
 
 
@@ -220,7 +226,7 @@ def expand_tokens(h: torch.Tensor, lora_b: torch.Tensor, out: torch.Tensor, batc
     places = batch.permutation.numel()
     block_r = rank_block(width)
     block_n = max(16, 4096 // block_r)
-    steps = column_steps(outputs, block_n, num_tokens)
+    steps = column_steps(ceil_div(outputs, block_n) * num_tokens, 528, 8)
     grid = (sum(ceil_div(size, block_n * steps) for size in slice_sizes),
             num_tokens if planes else places)
     expand_kernel[grid](
