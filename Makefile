@@ -55,7 +55,7 @@ notebooks: ## execute the chapters on a GPU and record their outputs
 
 bench: ## measure on a GPU and write benchmarks/results
 	$(SETUP) bench
-	@for part in routing lora_decode lora_layer lora_prefill; do \
+	@for part in routing lora_decode lora_layer lora_prefill lora_shapes; do \
 		"$(PYTHON)" -m benchmarks.$$part || exit 1; done
 
 doctor: ## check this machine before a workshop

@@ -61,10 +61,34 @@ def summary(name: str, shape: Callable[[dict], str]) -> str:
     mean = math.exp(sum(math.log(ratio(case)) for case in cases) / len(cases))
     lost = sorted((case for case in cases if ratio(case) < 1), key=ratio)
     lines = [f"The best peer of each case takes {mean:.2f} times as long as lorakit, in the geometric "
-             f"mean over {len(cases)} cases. lorakit is slower in {len(lost)} of them:", ""]
+             f"mean over {len(cases)} cases. The least ratio is {min(map(ratio, cases)):.2f}. lorakit is "
+             f"slower in {f'{len(lost)} of them:' if lost else 'none of them.'}", *[""] * bool(lost)]
     lines += [f"- {case['projection']}, {shape(case)}: {case['ours_us']:.1f} us, "
               f"{NAMES[min(case['peers'], key=case['peers'].get)]} {min(case['peers'].values()):.1f} us"
               for case in lost]
+    return "\n".join(lines)
+
+
+def shape_table(name: str) -> str:
+    """A row a case."""
+    lines = ["| layer | tokens, adapters, rank, mix | floor | ours | best peer | peer / ours |", "|" + "---|" * 6]
+    for case in read(name)["cases"]:
+        best = min(case["peers"], key=case["peers"].get)
+        batch = ", ".join(str(case[key]) for key in ("tokens", "adapters", "rank", "mix"))
+        lines.append(f"| {case['projection']} | {batch} | {case['floor_us']:.1f} | {case['ours_us']:.1f} | "
+                     f"{case['peers'][best]:.1f} ({NAMES[best]}) | {ratio(case):.2f} |")
+    return "\n".join(lines)
+
+
+def over_base_table() -> str:
+    """A row a batch: the base products in us, and what each way of adding LoRA makes of that time."""
+    lines = ["| tokens, adapters, rank, mix | base alone, us | fused | apart | best peer |", "|" + "---|" * 5]
+    for case in read("lora_layer")["cases"]:
+        base, best = case["base_us"], min(case["peers"], key=case["peers"].get)
+        batch = ", ".join(str(case[key]) for key in ("tokens", "adapters", "rank", "mix"))
+        fused = f"{case['fused_us'] / base:.3f}" if case["fused"] else "as apart"
+        lines.append(f"| {batch} | {base:.1f} | {fused} | {case['unfused_us'] / base:.3f} | "
+                     f"{case['peers'][best] / base:.3f} ({NAMES[best]}) |")
     return "\n".join(lines)
 
 
@@ -73,7 +97,9 @@ def made_by() -> str:
     p = read("lora_decode")["provenance"]
     return (f"{p['gpu']}, driver {p['driver']}, PyTorch {p['torch']}, Triton {p['triton']}, SGLang "
             f"{p['peers']['sglang']}, vLLM {p['peers']['vllm']}, commit `{p['commit']}`, {p['date']}. "
-            f"{p['repeats']} replays of a graph of {p['calls_in_a_graph']} calls in decode.")
+            f"{p['repeats']} replays of a graph of {p['calls_in_a_graph']} calls in decode. The layer and "
+            f"the other shapes: commit `{read('lora_layer')['provenance']['commit']}`, "
+            f"{read('lora_layer')['provenance']['date']}.")
 
 
 def blocks() -> dict[str, str]:
@@ -86,7 +112,9 @@ def blocks() -> dict[str, str]:
             "decode summary": summary("lora_decode", decode),
             "decode": layer_table("lora_decode", ("tokens", "adapters", "rank", "mix")),
             "prefill summary": summary("lora_prefill", prefill),
-            "prefill": layer_table("lora_prefill", ("tokens", "requests", "rank"))}
+            "prefill": layer_table("lora_prefill", ("tokens", "requests", "rank")),
+            "layer": over_base_table(),
+            "shapes summary": summary("lora_shapes", decode), "shapes": shape_table("lora_shapes")}
 
 
 def filled(page: str) -> str:

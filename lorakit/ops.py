@@ -104,7 +104,8 @@ def fuses(x: torch.Tensor, batch: LoRABatchInfo) -> bool:
 def fused(x: torch.Tensor, base_weight: torch.Tensor, weights: LoRAWeights, batch: LoRABatchInfo,
           out: torch.Tensor) -> torch.Tensor:
     """`linear_with_lora` by our kernels, for checked arguments and at least one token."""
-    alone = x.shape[0] * weights.lora_b.shape[2] <= 256  # B of each token, from the cache if shared
+    tokens, width = x.shape[0], weights.lora_b.shape[2]
+    alone = tokens <= batch.num_segments or tokens * width <= 256  # a shared B is in the cache
     base = linear(x, base_weight, out)
     h = (shrink_tokens if alone else shrink)(x, weights.lora_a, batch, behind=True)
     return (expand_tokens if alone else expand)(

@@ -64,19 +64,38 @@ def test_every_case_is_right_and_met_every_peer(name, peers):
 
 
 def test_the_lora_kernels_are_as_fast_as_claimed():
-    """In the geometric mean over decode 1.45 times as fast as the best peer of each case, over prefill
-    1.35 times; where a peer wins, it takes at least 0.85 of our time; one layer at 32 tokens, 8
-    adapters and rank 16 takes at most 31 us.
+    """In the geometric mean over decode 1.6 times as fast as the best peer of each case, over prefill
+    1.55 times, and slower in none; one layer at 32 tokens, 8 adapters and rank 16 takes at most 30 us.
     """
     decode, prefill = ratios("lora_decode"), ratios("lora_prefill")
-    assert mean(decode) > 1.45 and min(decode) > 0.85 and sum(r < 1 for r in decode) <= 5
-    assert mean(prefill) > 1.35 and min(prefill) > 0.9 and sum(r < 1 for r in prefill) <= 1
+    assert len(decode) == 84 and mean(decode) > 1.6 and min(decode) > 1
+    assert len(prefill) == 20 and mean(prefill) > 1.55 and min(prefill) > 1
     layer = [case["ours_us"] for case in read("lora_decode")["cases"] if case["weights"] == "cold"
              and [case[k] for k in ("tokens", "adapters", "rank", "mix")] == [32, 8, 16, "uniform"]]
-    assert len(layer) == 4 and sum(layer) < 31
+    assert len(layer) == 4 and sum(layer) < 30
 
 
 def test_the_page_says_what_the_files_say():
     page = table.PAGE.read_text()
     assert table.filled(page) == page, "run `python -m benchmarks.table`"
-    assert "slower in 5 of them" in page  # losses stand beside the wins
+    assert page.count("slower in none of them") == 2  # in decode and in prefill
+
+
+def test_losses_stand_beside_the_wins(monkeypatch):
+    case = {"projection": "o", "weights": "cold", "ours_us": 8.0, "peers": {"vllm": 6.0, "gather_bmm": 9.0}}
+    monkeypatch.setattr(table, "read", lambda name: {"cases": [case, case | {"ours_us": 3.0}]})
+    said = table.summary("any", lambda case: "4 tokens")
+    assert "takes 1.22 times" in said and "least ratio is 0.75" in said and "slower in 1 of them:" in said
+    assert said.endswith("\n\n- o, 4 tokens: 8.0 us, vLLM 6.0 us")
+
+
+def test_a_layer_costs_little_more_than_its_base_products():
+    """Base and LoRA fused, over cuBLAS's base products alone: at most 1.0 at 1 token, 1.05 at 16, 1.12 at
+    32 over 8 adapters; never slower than apart, and never slower than a peer behind cuBLAS.
+    """
+    for case in read("lora_layer")["cases"]:
+        batch = [case[key] for key in ("tokens", "adapters", "rank")]
+        over = case["fused_us"] / case["base_us"]
+        assert over < {(1, 8, 16): 1.0, (8, 8, 16): 1.04, (16, 8, 16): 1.06, (32, 8, 16): 1.13}.get(tuple(batch), 2)
+        assert case["error"] < 4e-3 and case["fused_us"] < 1.02 * case["unfused_us"], case
+        assert case["fused_us"] < min(case["peers"].values()), case

@@ -3,6 +3,8 @@
 import pytest
 
 from book import exercises
+from book.exercises.fast import layer_sums, replaced
+from lorakit.kernels import tiles
 
 
 def floor(slots, ranks, hidden, sizes, rate, shared=True, only_used=True, all_x=False, slices_a=None,
@@ -82,7 +84,7 @@ def test_a_wrong_floor_is_refused(message, answer, capsys):
 
 
 @pytest.mark.parametrize("message, answer", [
-    (r"early kernel writes \['y'\].*'h' may still be written", early_after_the_last),
+    (r"early kernel writes \['h'\].*'y' may still be written", early_after_the_last),
     ("'h' may still be written", early_to_the_first_plain),
     ("'out' is there already", early_if_never_written),
     ("'out' is there already", early_weights),
@@ -111,3 +113,19 @@ def test_wrong_masks_are_refused(message, answer, capsys):
     with pytest.raises(AssertionError, match=message):
         exercises.check_masks(answer)
     assert capsys.readouterr().out == ""
+
+
+def test_functions_are_replaced_and_come_back_after_an_error():
+    before = tiles.column_steps, tiles.token_block
+    with pytest.raises(ZeroDivisionError):
+        with replaced(7, "kernels.tiles.column_steps", "kernels.tiles.token_block"):
+            assert tiles.column_steps(1, 2, 3) == 7 == tiles.token_block(1)
+            1 / 0
+    assert (tiles.column_steps, tiles.token_block) == before
+
+
+def test_a_layers_sum_takes_one_peer_for_all_its_projections():
+    case = lambda tokens, ours, **peers: {  # noqa: E731
+        "tokens": tokens, "ours_us": ours, "floor_us": ours / 2, "peers": peers}
+    cases = [case(1, 2.0, a=4.0, b=3.0), case(8, 6.0, a=9.0), case(1, 4.0, a=5.0)]  # b refused one
+    assert list(layer_sums(cases, "tokens")) == [((1,), 6.0, 9.0, 3.0, "a"), ((8,), 6.0, 9.0, 3.0, "a")]

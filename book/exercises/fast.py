@@ -1,8 +1,10 @@
-"""Checkers for the exercises of *How fast can it go?*"""
+"""Checkers for the exercises of *How fast can it go?*, and what its experiments need."""
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from unittest import mock
 
 import torch
 
@@ -39,11 +41,11 @@ def check_early(early: Callable[[list[tuple[set[str], bool]], list[str]], Sequen
 
     A kernel that came before is early if it signals before it waits.
     """
-    shrink, product, linear = ({"h"}, False), ({"out"}, False), ({"y"}, True)
+    shrink, product, behind = ({"h"}, False), ({"out"}, False), ({"h"}, True)
     cases = [([product, shrink], ["seg_indptr", "B", "out", "h"]), ([product], ["seg_indptr", "A", "x"]),
-             ([shrink, linear], ["seg_indptr", "B", "y", "h"]),
-             ([({"x"}, False), ({"h"}, True), linear], ["B", "x", "y", "h"]),
-             ([({"x"}, False), shrink, linear], ["B", "x", "y", "h"]), ([], ["seg_indptr", "x"]),
+             ([({"y"}, False), behind], ["seg_indptr", "B", "y", "h"]),
+             ([({"x"}, False), ({"y"}, True), behind], ["B", "x", "y", "h"]),
+             ([({"x"}, False), ({"y"}, False), behind], ["B", "x", "y", "h"]), ([], ["seg_indptr", "x"]),
              ([({"seg_indptr", "permutation"}, False)], ["seg_indptr", "permutation", "B"])]
     rng, names = random.Random(7), ["a", "b", "c", "d", "e", "f"]
     for _ in range(60):
@@ -96,3 +98,29 @@ def check_masks(masks: Masks) -> None:
                 assert group < rank or not read.any(), (
                     f"{given}: ranks {group} to {group + 7} are read, and none of them is used")
     print("passed")
+
+
+# -- what the experiments need --------------------------------------------------------------------------
+
+@contextmanager
+def replaced(value: object, *names: str) -> Iterator[None]:
+    """Let these functions of lorakit ("kernels.expand.column_steps") return `value`."""
+    with ExitStack() as stack:
+        for name in names:
+            stack.enter_context(mock.patch(f"lorakit.{name}", return_value=value))
+        yield
+
+
+def layer_sums(cases: list[dict], *keys: str) -> Iterator[tuple[tuple, float, float, float, str]]:
+    """For each batch of a file of `benchmarks/results`, over its projections: the batch's keys, our
+    sum, the least sum of a peer that took part in all of them, the floor's sum, and that peer.
+    """
+    batches = {}
+    for case in cases:
+        batches.setdefault(tuple(case[key] for key in keys), []).append(case)
+    for batch, group in batches.items():
+        sums = {peer: sum(case["peers"][peer] for case in group) for peer in group[0]["peers"]
+                if all(peer in case["peers"] for case in group)}
+        best = min(sums, key=sums.get)
+        ours, floor = (sum(case[key] for case in group) for key in ("ours_us", "floor_us"))
+        yield batch, ours, sums[best], floor, best

@@ -74,11 +74,11 @@ def shrink_blocks(num_tokens: int, width: int, dtype: torch.dtype) -> tuple[int,
 
 
 def shrink_stages(programs: int, behind: bool, device: torch.device) -> int:
-    """Steps of shrink on their way, and the one at work. Five on Hopper, where a processor's shared
-    memory holds that for three programs: most then wait for memory once. Three for more programs than
-    two a processor, on smaller GPUs, and `behind` the base product, whose buffers leave 32 KiB.
+    """Steps of shrink on their way, and the one at work. Five where a processor's shared memory holds
+    that for three programs: most then wait for memory once. Three for more programs than two a
+    processor, on smaller GPUs, and `behind` the base product, whose buffers leave 32 KiB.
     """
-    return 5 if has_pdl(device) and programs <= 264 and not behind else 3
+    return 5 if has_room(device) and programs <= 264 and not behind else 3
 
 
 def hidden_splits(hidden: int, block_k: int, num_tokens: int, width: int, tiles: int) -> int:
@@ -112,10 +112,8 @@ def column_steps(chunks: int, programs: int, most: int) -> int:
 
 
 def column_stages(device: torch.device) -> int:
-    """Tiles of B that an expand program holds in shared memory: three on Hopper, which has 227 KiB
-    of it, and two elsewhere.
-    """
-    return 3 if has_pdl(device) else 2
+    """Tiles of B that an expand program holds in shared memory: three where there is room, else two."""
+    return 3 if has_room(device) else 2
 
 
 def linear_block(dtype: torch.dtype) -> tuple[int, int, int]:
@@ -134,6 +132,16 @@ def linear_splits(outputs: int, hidden: int, block_n: int, block_k: int) -> int:
     steps = max(1, ceil_div(hidden, block_k))
     wanted = 4 if hidden > 8192 else 2
     return ceil_div(steps, ceil_div(steps, wanted))
+
+
+@functools.cache
+def has_room(device: torch.device) -> bool:
+    """True on GPUs whose programs may have 200 KiB of shared memory: Hopper and Blackwell for servers,
+    with 227. Others have 99 or 163.
+    """
+    if device.type != "cuda" or runtime.INTERPRETED:
+        return False
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin >= 200 * 1024
 
 
 @functools.cache
