@@ -93,7 +93,7 @@ def draw_over_base(rows: dict[str, dict[str, float]]) -> None:
             ax.plot(ratio, y, ls="none", label=way if y == 0 else None, **style)
     ax.axvline(1, color=INK, lw=1.2, ls="--")
     ax.set_xscale("log")
-    ax.xaxis.set_major_locator(plt.FixedLocator([0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 4, 6, 8]))
+    ax.xaxis.set_major_locator(plt.FixedLocator([0.8, 1, 1.25, 1.5, 2, 3, 4, 6, 8]))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.xaxis.set_minor_locator(NullLocator())
