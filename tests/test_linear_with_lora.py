@@ -9,7 +9,7 @@ pytest.importorskip("lorakit.ops", reason="Triton is published for Linux only", 
 
 from batches import DEVICE, Case, hard_cases, random_case, random_weights
 from lorakit import LoRABatchInfo, StaticLoRABatchInfo, ops, reference, runtime, slots_to_device
-from lorakit.kernels import linear
+from lorakit.kernels import expand, linear, tokens
 from lorakit.routing import route_by_adapter, route_by_request
 from test_llama_layer import PROJECTIONS
 from test_lora_linear import TOLERANCE
@@ -61,6 +61,26 @@ def test_any_shape(hidden, slice_sizes, width, tokens, dtype, monkeypatch):
         out = torch.full((tokens, sum(slice_sizes)), float("nan"), dtype=dtype, device=DEVICE)
         ops.fused(x, w, weights, route_by_adapter(*case.tensors()), out)
         assert error(out, expected) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("count", [5, 24], ids=["a program a token", "tiles of a segment"])
+@pytest.mark.parametrize("width", [16, 256])  # at 256 a step of either kernel has 16 columns
+def test_a_program_goes_on_for_several_steps(width, count, dtype, monkeypatch):
+    """Three steps of 16 columns, the last program of a slice with fewer, its last step broken."""
+    for module in (expand, tokens):
+        monkeypatch.setattr(module, "column_steps", lambda *sizes: 3)
+    monkeypatch.setattr(expand, "column_block", lambda *sizes: 16)
+    rng = random.Random(width + count)
+    ranks = [width, 9, 0, width // 2, 3, width]
+    case = Case([rng.randint(-1, 5) for _ in range(count)], ranks, [rng.uniform(0.25, 2) for _ in ranks])
+    x, w, weights, expected = layer_of(case, width, 48, (70, 24, 24), dtype)
+    batch = route_by_adapter(*case.tensors())
+    assert error(ops.linear_with_lora(x, w, weights, batch), expected) < TOLERANCE[dtype]
+    for splits in (1, 2):
+        monkeypatch.setattr(linear, "linear_splits", lambda *sizes: splits)
+        out = torch.full((count, 118), float("nan"), dtype=dtype, device=DEVICE)
+        assert error(ops.fused(x, w, weights, batch, out), expected) < TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
