@@ -20,7 +20,7 @@ class LoRABatchInfo:
 
     Segment `i` owns places `seg_indptr[i]` to `seg_indptr[i + 1]` (exclusive). The token at
     place `p` is `permutation[p]`, or `p` itself where `permutation` is None. Places from
-    `seg_indptr[-1]` on belong to no segment: no kernel reads them.
+    `seg_indptr[-1]` on belong to no segment: no kernel uses them.
 
     All tensors lie on one device and are contiguous. Nothing here synchronises.
     """

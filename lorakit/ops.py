@@ -15,7 +15,7 @@ from lorakit.kernels.tokens import expand_tokens, shrink_tokens
 
 MAX_SEGMENTS = 65_535  # CUDA's limit for the last axis of a grid
 MAX_FUSED_TOKENS = 32  # beyond, cuBLAS and then LoRA is as fast (make bench)
-MAX_FUSED_PLACES = 256  # each token is looked for among them
+MAX_PLACES = 256  # of a buffer, for kernels that have a program a place or look through all of them
 
 
 def lora_linear(x: torch.Tensor, weights: LoRAWeights, batch: LoRABatchInfo,
@@ -50,7 +50,7 @@ def lora_linear(x: torch.Tensor, weights: LoRAWeights, batch: LoRABatchInfo,
     check_batch(x, weights, batch)
     require(base_output, "base_output", x.dtype, x.device,
             shape=(x.shape[0], weights.lora_b.shape[1]))
-    alone = batch.permutation is not None and one_by_one(
+    alone = places_of(batch) <= MAX_PLACES and one_by_one(
         x.shape[0], batch.num_segments, *weights.lora_b.shape[1:])
     h = (shrink_tokens if alone else shrink)(x, weights.lora_a, batch)
     return (expand_tokens if alone else expand)(
@@ -95,10 +95,15 @@ def fuses(x: torch.Tensor, batch: LoRABatchInfo) -> bool:
     """True if `linear_with_lora` runs its own base product: on Hopper or later, for a few tokens of 16
     bits, cut by adapter. Does not synchronise.
     """
-    places = MAX_FUSED_PLACES + 1 if batch.permutation is None else batch.permutation.numel()
-    return (has_pdl(x.device) and x.dtype != torch.float32
-            and 0 < x.shape[0] <= min(MAX_FUSED_TOKENS, batch.max_len)
-            and places <= MAX_FUSED_PLACES)
+    return (has_pdl(x.device) and x.dtype != torch.float32 and 0 < x.shape[0] <= MAX_FUSED_TOKENS
+            and x.shape[0] <= batch.max_len and places_of(batch) <= min(MAX_PLACES, batch.max_len))
+
+
+def places_of(batch: LoRABatchInfo) -> int:
+    """Places of a batch cut by adapter; of one cut by request, more than any kernel here looks through.
+    Does not synchronise.
+    """
+    return MAX_PLACES + 1 if batch.permutation is None else batch.permutation.numel()
 
 
 def fused(x: torch.Tensor, base_weight: torch.Tensor, weights: LoRAWeights, batch: LoRABatchInfo,

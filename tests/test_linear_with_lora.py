@@ -115,6 +115,63 @@ def test_a_length_that_is_too_small_leaves_the_rest_without_lora():
     assert not ops.fuses(x, short)
 
 
+@pytest.mark.parametrize("splits", [1, 2])
+@pytest.mark.parametrize("width", [4, 64])  # by single tokens, and by tiles
+def test_the_tail_of_a_longer_step_names_nobody(width, splits, monkeypatch):
+    """Static buffers still hold the permutation of ten tokens more, which names the same rows."""
+    monkeypatch.setattr(linear, "linear_splits", lambda *sizes: splits)
+    case = Case([0, 1, 1, 0, 1, 0], [4, 4], [1.0, 1.0])
+    x, w, weights, expected = layer_of(case, width, 48, (40,), torch.float32)
+    static = StaticLoRABatchInfo.empty(16, 2, DEVICE)
+    slots, ranks, scalings = case.tensors()
+    for routed in (slots_to_device([1] * 6 + [0] * 10, 2, DEVICE), slots):
+        route_by_adapter(routed, ranks, scalings, out=static)
+    assert set(static.permutation[6:].tolist()) >= set(range(4))  # stale, and names tokens of x
+    out = torch.full((6, 40), float("nan"), device=DEVICE)
+    assert error(ops.fused(x, w, weights, static, out), expected) < 1e-6
+
+
+@pytest.mark.parametrize("splits", [1, 2])
+@pytest.mark.parametrize("width", [4, 64])
+def test_the_scaling_of_an_empty_slot_may_be_anything(width, splits, monkeypatch):
+    """alpha / rank of a slot without an adapter: alpha / 0."""
+    monkeypatch.setattr(linear, "linear_splits", lambda *sizes: splits)
+    case = Case([0, 1] * 10, [0, 4], [float("inf"), 1.0])
+    x, w, weights, expected = layer_of(Case(case.slots, case.ranks, [0.0, 1.0]), width, 48, (40,), torch.float32)
+    batch = route_by_adapter(*case.tensors())
+    out = torch.full((20, 40), float("nan"), device=DEVICE)
+    assert error(ops.fused(x, w, weights, batch, out), expected) < 1e-6
+    assert error(ops.linear_with_lora(x, w, weights, batch), expected) < 1e-6
+
+
+def test_the_largest_max_len_means_no_limit():
+    case = Case([0] * 150 + [1] * 150, [4, 4], [1.0, 1.0])
+    x, w, weights, expected = layer_of(case, 16, 48, (40,), torch.float32)
+    _, ranks, scalings = case.tensors()
+    lens = torch.tensor([150, 150], dtype=torch.int32, device=DEVICE)
+    batch = route_by_request(slots_to_device([0, 1], 2, DEVICE), lens, 2**31 - 1, ranks, scalings)
+    assert error(ops.linear_with_lora(x, w, weights, batch), expected) < 1e-6
+
+
+def test_large_buffers_have_no_program_for_each_place(monkeypatch):
+    """A permutation of 65,536 places would need as many programs on an axis that has 65,535."""
+    def by_tiles(*arguments):
+        raise LookupError("by tiles")
+
+    case = Case([0, 1, 1], [4, 4], [1.0, 1.0])
+    x, w, weights, _ = layer_of(case, 16, 48, (40,), torch.float32)
+    monkeypatch.setattr(ops, "has_pdl", lambda device: True)
+    monkeypatch.setattr(ops, "shrink", by_tiles)
+    small, large = (StaticLoRABatchInfo.empty(places, 2, DEVICE) for places in (256, 65_536))
+    for static in (small, large):
+        route_by_adapter(*case.tensors(), out=static)
+    assert ops.fuses(x.half(), small) and not ops.fuses(x.half(), large)
+    base = torch.zeros(3, 40, device=DEVICE)
+    ops.lora_linear(x, weights, small, base)
+    with pytest.raises(LookupError, match="by tiles"):
+        ops.lora_linear(x, weights, large, base)
+
+
 def test_a_batch_of_another_step_still_leaves_the_base_product():
     """Three tokens of x were never routed, and the permutation names rows that x does not have."""
     case = Case([0, 1, 1, 0, 1, 0, 1, 1, 0], [4, 4], [1.0, 1.0])

@@ -39,6 +39,7 @@ def test_blocks_are_powers_of_two_that_tensor_cores_take():
             columns = column_block(block, tokens, dtype)
             assert 16 <= columns <= (256 if tokens == 32 else 128)
             assert columns * block * dtype.itemsize <= 32768
+        assert column_block(block, 32, torch.float16, room=False) <= max(16, 8192 // block)
         assert shrink_blocks(4096, width, torch.float16)[1] in (16, 32, 64)
     assert {token_block(n) for n in range(1, 5000)} == {16, 32}
     assert [route_warps(block) for block in (32, 64, 128, 1024, 2048, 8192)] == [1, 1, 4, 4, 8, 8]

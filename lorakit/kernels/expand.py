@@ -7,7 +7,7 @@ import triton.language as tl
 from lorakit.batch import LoRABatchInfo
 from lorakit.kernels.shrink import leave, tile_of
 from lorakit.kernels.tiles import (
-    ceil_div, column_block, column_stages, column_steps, dot_precision, is_decode, most_tiles,
+    ceil_div, column_block, column_stages, column_steps, dot_precision, has_room, is_decode, most_tiles,
     pdl_options, power_of_two,
     rank_block, segment_block, token_block)
 
@@ -55,7 +55,7 @@ def expand_kernel(
         is_rest = False
         start = tl.load(seg_indptr + segment)
         first = start + tile * BLOCK_T
-        end = tl.minimum(tl.load(seg_indptr + segment + 1), start + max_len)
+        end = start + tl.minimum(tl.load(seg_indptr + segment + 1) - start, max_len)
     else:
         segment, first, end = tile_of(
             tile, seg_indptr, num_segments, max_len, BLOCK_T, BLOCK_SEGMENTS)
@@ -79,7 +79,7 @@ def expand_kernel(
     scaling = 0.0
     if (slot >= 0) & (slot < max_loras):
         rank = tl.minimum(tl.load(lora_ranks + slot), R)
-        scaling = tl.load(scalings + slot)
+        scaling = tl.load(scalings + slot, mask=rank > 0, other=0.0)  # alpha / 0 may be anything
     if BASE_PLANES == 0:
         if rank <= 0:
             leave(PDL)
@@ -246,8 +246,9 @@ def expand(h: torch.Tensor, lora_b: torch.Tensor, out: torch.Tensor, batch: LoRA
     num_tokens, outputs = out.shape
     late = base is out
     planes = 0 if base is None or late else base.shape[0]
-    block_t, block_r = token_block(num_tokens), rank_block(width)
-    block_n = column_block(block_r, num_tokens, lora_b.dtype)
+    block_r, room = rank_block(width), has_room(out.device)
+    block_t = token_block(num_tokens, block_r)
+    block_n = column_block(block_r, num_tokens, lora_b.dtype, room)
     permuted = batch.permutation is not None
     places = batch.permutation.numel() if permuted else num_tokens
     tiles = most_tiles(places, batch, block_t)
@@ -267,6 +268,6 @@ def expand(h: torch.Tensor, lora_b: torch.Tensor, out: torch.Tensor, batch: LoRA
         PRECISION=dot_precision(lora_b.dtype), BLOCK_T=block_t, BLOCK_N=block_n, BLOCK_R=block_r,
         BLOCK_S=power_of_two(h.shape[0]), BLOCK_P=power_of_two(places) if planes else 1,
         BLOCK_SEGMENTS=block_segments,
-        EVEN=all(size % block_n == 0 for size in slice_sizes), STAGES=column_stages(out.device),
+        EVEN=all(size % block_n == 0 for size in slice_sizes), STAGES=column_stages(room),
         **pdl_options(out.device))
     return out

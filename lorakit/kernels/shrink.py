@@ -122,7 +122,7 @@ def tile_of(tile, seg_indptr, num_segments, max_len, BLOCK_T: tl.constexpr, BLOC
     is_tile = segment < num_segments
     start = tl.load(seg_indptr + segment, mask=is_tile, other=0)
     end = tl.load(seg_indptr + segment + 1, mask=is_tile, other=0)
-    end = tl.minimum(end, start + max_len)
+    end = start + tl.minimum(end - start, max_len)
     return segment, tl.where(is_tile, start + (tile - passed_tiles) * BLOCK_T, end), end
 
 
@@ -140,7 +140,7 @@ def shrink(x: torch.Tensor, lora_a: torch.Tensor, batch: LoRABatchInfo,
     Returns:
         h: (splits, num_tokens, num_slices, R) float32 partial sums, one plane for each part of K.
         Only the ranks that a token's adapter has are written; the rest is uninitialised memory,
-        and `expand` never reads it.
+        and `expand` uses none of it.
 
     One launch, one allocation, no synchronisation. Each element of a plane is summed by one program
     in a fixed order, so the same input gives the same bits. Chapter *Shrink* derives it.

@@ -32,9 +32,11 @@ def one_by_one(num_tokens: int, num_segments: int, outputs: int, width: int) -> 
         num_tokens <= num_segments or num_tokens * outputs * width < 2**22)
 
 
-def token_block(num_tokens: int) -> int:
-    """Tokens of a tile of expand: 16, the rows of a tensor core, in decode, and 32 in prefill."""
-    return 16 if is_decode(num_tokens) else 32
+def token_block(num_tokens: int, block_r: int = 16) -> int:
+    """Tokens of a tile of expand: 16, the least that tensor cores take, in decode, and 32 in prefill,
+    but for slots so wide that a tile of h would fill the shared memory of a smaller GPU.
+    """
+    return 16 if is_decode(num_tokens) or block_r > 256 else 32
 
 
 def rank_block(width: int) -> int:
@@ -74,9 +76,10 @@ def shrink_blocks(num_tokens: int, width: int, dtype: torch.dtype) -> tuple[int,
 
 
 def shrink_stages(programs: int, behind: bool, device: torch.device) -> int:
-    """Steps of shrink on their way, and the one at work. Five where a processor's shared memory holds
-    that for three programs: most then wait for memory once. Three for more programs than two a
-    processor, on smaller GPUs, and `behind` the base product, whose buffers leave 32 KiB.
+    """Steps of shrink on their way, and the one at work. Five where there is room, which is three
+    programs a processor in decode, one or two in prefill: most programs then wait for memory once.
+    Three for more than 264 programs, on smaller GPUs, and `behind` the base product, whose buffers
+    leave 32 KiB.
     """
     return 5 if has_room(device) and programs <= 264 and not behind else 3
 
@@ -95,12 +98,13 @@ def hidden_splits(hidden: int, block_k: int, num_tokens: int, width: int, tiles:
     return ceil_div(steps, ceil_div(steps, wanted))
 
 
-def column_block(block_r: int, num_tokens: int, dtype: torch.dtype) -> int:
+def column_block(block_r: int, num_tokens: int, dtype: torch.dtype, room: bool = True) -> int:
     """Output columns of a step of expand: 256 in decode, half as many in prefill, whose tiles have
-    twice the tokens; fewer where a slot is wide, so that a tile of B takes 32 KiB at most.
+    twice the tokens. Fewer where a slot is wide, so that a tile of B takes 32 KiB at most (to a width
+    of 512), and half of that for float16 where there is no `room`: it is multiplied in float32.
     """
-    values = 8192 if dtype == torch.float32 else 16384
-    return max(16, min(256 if is_decode(num_tokens) else 128, values // block_r))
+    wide = dtype.itemsize == 2 and (room or dtype == torch.bfloat16)
+    return max(16, min(256 if is_decode(num_tokens) else 128, (16384 if wide else 8192) // block_r))
 
 
 def column_steps(chunks: int, programs: int, most: int) -> int:
@@ -111,9 +115,9 @@ def column_steps(chunks: int, programs: int, most: int) -> int:
     return min(most, max(1, chunks // programs))
 
 
-def column_stages(device: torch.device) -> int:
+def column_stages(room: bool) -> int:
     """Tiles of B that an expand program holds in shared memory: three where there is room, else two."""
-    return 3 if has_room(device) else 2
+    return 3 if room else 2
 
 
 def linear_block(dtype: torch.dtype) -> tuple[int, int, int]:

@@ -127,7 +127,9 @@ def expand_kernel(
         token = tl.load(permutation + place)
     else:  # every token is written; its place is where the permutation names it
         places = tl.arange(0, BLOCK_P)
-        named = tl.load(permutation + places, mask=places < num_places, other=-1)
+        named_until = tl.load(seg_indptr + num_segments)  # beyond, the places are of another step
+        is_named = (places < num_places) & (places < named_until)
+        named = tl.load(permutation + places, mask=is_named, other=-1)
         place = tl.max(tl.where(named == token, places, -1))
     slot, rank = adapter_of(place, seg_indptr, weight_indices, lora_ranks, num_segments, max_len,
                             max_loras, R, BITS)
