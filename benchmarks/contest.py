@@ -8,6 +8,7 @@ for nobody. Each is checked against float64 in the same run, on an output that w
 
 import os
 import random
+import statistics
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from itertools import pairwise
 
 import torch
 
-from benchmarks import peers
+from benchmarks import evidence, peers, table
 from lorakit import NO_ADAPTER, LoRABatchInfo, slots_to_device, timing
 from lorakit.adapters import LoRAWeights
 from lorakit.ops import lora_linear
@@ -46,8 +47,8 @@ def slots_of(tokens: int, adapters: int, mix: str) -> list[int]:
     return [NO_ADAPTER if mix == "some" and rng.random() < 0.25 else slot for slot in slots]
 
 
-def make(projection: str | tuple[int, tuple[int, ...]], slots: Sequence[int], adapters: int, rank: int, sets: int = SETS,
-         lens: tuple[int, ...] | None = None) -> tuple[peers.Problem, list[LoRAWeights]]:
+def make(projection: str | tuple[int, tuple[int, ...]], slots: Sequence[int], adapters: int, rank: int,
+         sets: int = SETS, lens: tuple[int, ...] | None = None) -> tuple[peers.Problem, list[LoRAWeights]]:
     """One problem, and as many sets of random weights. A projection is one of PROJECTIONS, or sizes."""
     hidden, sizes = PROJECTIONS[projection] if isinstance(projection, str) else projection
     layers = [LoRAWeights(torch.randn(adapters, len(sizes), rank, hidden, **BF16) / hidden**0.5,
@@ -148,7 +149,7 @@ def row_of(problem: peers.Problem, layers: list[LoRAWeights], names: dict[str, C
     return row
 
 
-def compile_first(module: str, jobs: int) -> None:
+def compile_first(module: str, jobs: int = 16) -> None:
     """Run the module's cases once each in several processes, which fill Triton's cache on the disk:
     compiling one after the other would take most of the time. Nothing is timed in them.
     """
@@ -167,6 +168,64 @@ def share_to_compile() -> tuple[int, int] | None:
     return tuple(map(int, sys.argv[sys.argv.index("--compile") + 1].split("/")))
 
 
+def compare(name: str, cases: list[dict], problem_of: Callable[[dict, int], tuple], who: Sequence[str],
+            sets: int, meets: Callable[[dict, str], bool] = lambda case, peer: True) -> int:
+    """One comparison from compiling to its result file: each case a row, checked, timed and printed.
+
+    Args:
+        name: of the module in benchmarks, and of the file in benchmarks/results.
+        cases: what a row says of its case: projection, tokens, rank, weights ("cold" or "warm") and others.
+        problem_of: of a case and a number of sets, the problem and as many sets of weights.
+        who: names of peers. Those that are absent are left out, and named.
+        sets: calls in a graph, each with weights of its own.
+        meets: whether a peer takes part in a case.
+
+    Returns:
+        0, or 1 without a GPU.
+    """
+    if not torch.cuda.is_available():
+        print(f"benchmarks.{name}: no CUDA GPU here")
+        return 1
+    torch.set_grad_enabled(False)
+    share = share_to_compile()
+    if share:
+        compile_share(cases[share[0]::share[1]], problem_of, who, meets)
+        return 0
+    compile_first(f"benchmarks.{name}")
+    names = {n: p for n, p in contenders().items() if n in ("ours", *who)}
+    keys = list(cases[0])
+    widths = {key: max(len(str(case[key])) for case in [*cases, {key: key}]) for key in keys}
+    print(" ".join(key.ljust(widths[key]) for key in keys) + "    ours         floor   "
+          + " ".join(n.removeprefix("sglang_")[:7].rjust(7) for n in names if n != "ours") + "   ratio")
+    rows = []
+    for case in cases:
+        problem, layers = problem_of(case, sets)
+        met = {n: p for n, p in names.items() if n == "ours" or meets(case, n)}
+        rows.append({**case, **row_of(problem, layers, met, cold=case["weights"] == "cold")})
+        print(" ".join(str(case[key]).ljust(widths[key]) for key in keys) + " " + describe(rows[-1]),
+              flush=True)
+    summary([row for row in rows if row["weights"] == "cold"])
+    path = evidence.write(name, rows, calls_in_a_graph=sets, repeats=REPEATS, peers=peers.versions(),
+                          spread="distance between the quartiles", absent=peers.absent(),
+                          error="of the norm, against float64")
+    print("written:", path.relative_to(evidence.ROOT))
+    return 0
+
+
+def compile_share(cases: list[dict], problem_of: Callable, who: Sequence[str], meets: Callable) -> None:
+    """Each contender once, on one set of weights."""
+    absent = peers.absent()
+    for case in cases:
+        problem, layers = problem_of(case, 1)
+        out = torch.zeros(len(problem.slots), problem.offsets[-1], **BF16)
+        for prepare in (ours, *(peers.PEERS[n] for n in who if n not in absent and meets(case, n))):
+            try:
+                prepare(problem, layers, out)[0]()
+            except Exception:  # the run itself says who is left out, and why
+                pass
+    torch.cuda.synchronize()
+
+
 def describe(row: dict) -> str:
     """The end of a table's line: our time, the floor, each peer's, and the ratio to the best."""
     best = min(row["peers"].values(), default=float("nan"))
@@ -176,9 +235,8 @@ def describe(row: dict) -> str:
 
 def summary(rows: list[dict]) -> None:
     """The geometric mean of best peer over ours, and the worst cases."""
-    ratios = [min(r["peers"].values()) / r["ours_us"] for r in rows if r["peers"]]
+    ratios = [table.ratio(row) for row in rows if row["peers"]]
     if ratios:
-        mean = torch.tensor(ratios).log().mean().exp()
-        losses = sum(ratio < 1 for ratio in ratios)
+        mean, losses = statistics.geometric_mean(ratios), sum(ratio < 1 for ratio in ratios)
         print(f"best peer / ours: geometric mean {mean:.2f}, least {min(ratios):.2f}, "
               f"slower in {losses} of {len(ratios)} cases")

@@ -4,10 +4,10 @@ A test compares the page with what this makes, so that no number of it is typed.
 """
 
 import json
-import math
 import re
+import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from benchmarks.evidence import RESULTS, ROOT
 
@@ -21,34 +21,47 @@ def read(name: str) -> dict:
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
+def best_peer(case: dict) -> tuple[str, float]:
+    """The fastest peer of a case, and its time."""
+    name = min(case["peers"], key=case["peers"].get)
+    return name, case["peers"][name]
+
+
 def ratio(case: dict) -> float:
     """The best peer's time over ours: above 1 we are faster."""
-    return min(case["peers"].values()) / case["ours_us"]
+    return best_peer(case)[1] / case["ours_us"]
 
 
-def layers(cases: list[dict], keys: tuple[str, ...]) -> dict[tuple, list[dict]]:
-    """The cold cases of each shape: four projections."""
-    shapes: dict[tuple, list[dict]] = {}
+def grouped(cases: list[dict], keys: Sequence[str]) -> dict[tuple, list[dict]]:
+    """The cases of each batch: its projections."""
+    batches: dict[tuple, list[dict]] = {}
     for case in cases:
-        if case["weights"] == "cold":
-            shapes.setdefault(tuple(case[key] for key in keys), []).append(case)
-    return shapes
+        batches.setdefault(tuple(case[key] for key in keys), []).append(case)
+    return batches
+
+
+def layer_sums(cases: list[dict], *keys: str) -> Iterator[tuple[tuple, float, float, float, str]]:
+    """For each batch, over its projections: the batch's keys, our sum, the least sum of a peer that took
+    part in all of them, the floor's sum, and that peer.
+    """
+    for batch, group in grouped(cases, keys).items():
+        sums = {peer: sum(case["peers"][peer] for case in group) for peer in group[0]["peers"]
+                if all(peer in case["peers"] for case in group)}
+        best = min(sums, key=sums.get)
+        ours, floor = (sum(case[key] for case in group) for key in ("ours_us", "floor_us"))
+        yield batch, ours, sums[best], floor, best
 
 
 def layer_table(name: str, keys: tuple[str, ...]) -> str:
     """A row a shape: sums over the projections in us, and the least of their ratios."""
     lines = ["| " + ", ".join(keys) + " | floor | ours | best peer | peer / ours | least of four |",
              "|" + "---|" * 6]
-    best_peers = []
-    for shape, cases in layers(read(name)["cases"], keys).items():
-        total = lambda value: sum(map(value, cases))  # noqa: E731
-        peers = {peer: total(lambda case: case["peers"][peer])  # noqa: B023
-                 for peer in cases[0]["peers"] if all(peer in case["peers"] for case in cases)}
-        best = min(peers, key=peers.get)
+    cold, best_peers = [case for case in read(name)["cases"] if case["weights"] == "cold"], []
+    groups = grouped(cold, keys)
+    for shape, ours, peer, floor, best in layer_sums(cold, *keys):
         best_peers.append(NAMES[best])
-        ours = total(lambda case: case["ours_us"])
-        cells = [", ".join(map(str, shape)), f"{total(lambda case: case['floor_us']):.1f}", f"{ours:.1f}",
-                 f"{peers[best]:.1f}", f"{peers[best] / ours:.2f}", f"{min(map(ratio, cases)):.2f}"]
+        cells = [", ".join(map(str, shape)), f"{floor:.1f}", f"{ours:.1f}", f"{peer:.1f}",
+                 f"{peer / ours:.2f}", f"{min(map(ratio, groups[shape])):.2f}"]
         lines.append("| " + " | ".join(cells) + " |")
     counts = {peer: best_peers.count(peer) for peer in dict.fromkeys(best_peers)}
     return "\n".join([*lines, "", "The best peer by the sum: " + ", ".join(
@@ -58,25 +71,28 @@ def layer_table(name: str, keys: tuple[str, ...]) -> str:
 def summary(name: str, shape: Callable[[dict], str]) -> str:
     """The geometric mean, and every case that is not won."""
     cases = [case for case in read(name)["cases"] if case["weights"] == "cold"]
-    mean = math.exp(sum(math.log(ratio(case)) for case in cases) / len(cases))
+    mean = statistics.geometric_mean(map(ratio, cases))
     lost = sorted((case for case in cases if ratio(case) < 1), key=ratio)
     lines = [f"The best peer of each case takes {mean:.2f} times as long as lorakit, in the geometric "
              f"mean over {len(cases)} cases. The least ratio is {min(map(ratio, cases)):.2f}. lorakit is "
              f"slower in {f'{len(lost)} of them:' if lost else 'none of them.'}", *[""] * bool(lost)]
     lines += [f"- {case['projection']}, {shape(case)}: {case['ours_us']:.1f} us, "
-              f"{NAMES[min(case['peers'], key=case['peers'].get)]} {min(case['peers'].values()):.1f} us"
-              for case in lost]
+              f"{NAMES[best_peer(case)[0]]} {best_peer(case)[1]:.1f} us" for case in lost]
     return "\n".join(lines)
+
+
+def batch_of(case: dict) -> str:
+    return ", ".join(str(case[key]) for key in ("tokens", "adapters", "rank", "mix"))
 
 
 def shape_table(name: str) -> str:
     """A row a case."""
-    lines = ["| layer | tokens, adapters, rank, mix | floor | ours | best peer | peer / ours |", "|" + "---|" * 6]
+    lines = ["| layer | tokens, adapters, rank, mix | floor | ours | best peer | peer / ours |",
+             "|" + "---|" * 6]
     for case in read(name)["cases"]:
-        best = min(case["peers"], key=case["peers"].get)
-        batch = ", ".join(str(case[key]) for key in ("tokens", "adapters", "rank", "mix"))
+        batch, (best, us) = batch_of(case), best_peer(case)
         lines.append(f"| {case['projection']} | {batch} | {case['floor_us']:.1f} | {case['ours_us']:.1f} | "
-                     f"{case['peers'][best]:.1f} ({NAMES[best]}) | {ratio(case):.2f} |")
+                     f"{us:.1f} ({NAMES[best]}) | {ratio(case):.2f} |")
     return "\n".join(lines)
 
 
@@ -84,11 +100,10 @@ def over_base_table() -> str:
     """A row a batch: the base products in us, and what each way of adding LoRA makes of that time."""
     lines = ["| tokens, adapters, rank, mix | base alone, us | fused | apart | best peer |", "|" + "---|" * 5]
     for case in read("lora_layer")["cases"]:
-        base, best = case["base_us"], min(case["peers"], key=case["peers"].get)
-        batch = ", ".join(str(case[key]) for key in ("tokens", "adapters", "rank", "mix"))
+        base, batch, (best, us) = case["base_us"], batch_of(case), best_peer(case)
         fused = f"{case['fused_us'] / base:.3f}" if case["fused"] else "as apart"
         lines.append(f"| {batch} | {base:.1f} | {fused} | {case['unfused_us'] / base:.3f} | "
-                     f"{case['peers'][best] / base:.3f} ({NAMES[best]}) |")
+                     f"{us / base:.3f} ({NAMES[best]}) |")
     return "\n".join(lines)
 
 

@@ -1,12 +1,14 @@
 """The committed results: each says where it comes from, and holds what the project claims."""
 
+import importlib
 import json
-import math
 from pathlib import Path
+from statistics import geometric_mean
 
 import pytest
+import torch
 
-from benchmarks import table
+from benchmarks import contest, table
 
 RESULTS = sorted((Path(__file__).resolve().parent.parent / "benchmarks" / "results").glob("*.json"))
 
@@ -43,12 +45,7 @@ def test_the_routing_kernel_is_as_fast_as_claimed():
 
 def ratios(name: str) -> list[float]:
     """The best peer's time over ours, for each cold case."""
-    return [min(case["peers"].values()) / case["ours_us"] for case in read(name)["cases"]
-            if case["weights"] == "cold"]
-
-
-def mean(values: list[float]) -> float:
-    return math.exp(sum(map(math.log, values)) / len(values))
+    return [table.ratio(case) for case in read(name)["cases"] if case["weights"] == "cold"]
 
 
 @pytest.mark.parametrize("name, peers", [
@@ -68,8 +65,8 @@ def test_the_lora_kernels_are_as_fast_as_claimed():
     1.55 times, and slower in none; one layer at 32 tokens, 8 adapters and rank 16 takes at most 30 us.
     """
     decode, prefill = ratios("lora_decode"), ratios("lora_prefill")
-    assert len(decode) == 84 and mean(decode) > 1.6 and min(decode) > 1
-    assert len(prefill) == 20 and mean(prefill) > 1.55 and min(prefill) > 1
+    assert len(decode) == 84 and geometric_mean(decode) > 1.6 and min(decode) > 1
+    assert len(prefill) == 20 and geometric_mean(prefill) > 1.55 and min(prefill) > 1
     layer = [case["ours_us"] for case in read("lora_decode")["cases"] if case["weights"] == "cold"
              and [case[k] for k in ("tokens", "adapters", "rank", "mix")] == [32, 8, 16, "uniform"]]
     assert len(layer) == 4 and sum(layer) < 30
@@ -99,3 +96,45 @@ def test_a_layer_costs_little_more_than_its_base_products():
         assert over < {(1, 8, 16): 1.0, (8, 8, 16): 1.04, (16, 8, 16): 1.06, (32, 8, 16): 1.13}.get(tuple(batch), 2)
         assert case["error"] < 4e-3 and case["fused_us"] < 1.02 * case["unfused_us"], case
         assert case["fused_us"] < min(case["peers"].values()), case
+
+
+@pytest.mark.parametrize("name", ["lora_decode", "lora_prefill", "lora_shapes"])
+def test_the_file_holds_what_the_benchmark_measures(name):
+    """Each case of the module, and no other, in its order; and whom each of them meets."""
+    module, rows = importlib.import_module(f"benchmarks.{name}"), read(name)["cases"]
+    assert [{key: row[key] for key in case} for row, case in zip(rows, module.cases(), strict=True)] \
+        == module.cases()
+    if name == "lora_shapes":
+        assert all(module.meets(row, peer) for row in rows for peer in row["peers"])
+
+
+def test_a_comparison_from_its_cases_to_its_file(monkeypatch, capsys):
+    """All but the GPU: who is absent, who meets what, and what is written."""
+    written = {}
+    monkeypatch.setattr(contest.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(contest, "compile_first", lambda module: written.update(module=module))
+    monkeypatch.setattr(contest, "contenders", lambda: {"ours": 1, "vllm": 2, "gather_bmm": 3, "other": 4})
+    monkeypatch.setattr(contest, "row_of", lambda problem, layers, names, cold: {
+        "ours_us": 2.0, "spread_us": 0.1, "floor_us": 1.0, "error": 1e-3, "problem": problem, "cold": cold,
+        "peers": {n: 3.0 for n in names if n != "ours"}})
+    monkeypatch.setattr(contest.evidence, "write", lambda name, rows, **said: (
+        written.update(name=name, rows=rows, **said), contest.evidence.ROOT / "file")[1])
+    monkeypatch.setattr(contest.peers, "versions", dict)
+    cases = [{"projection": p, "tokens": 4, "weights": w} for p, w in (("o", "cold"), ("odd", "warm"))]
+    before = torch.is_grad_enabled()
+    try:
+        assert contest.compare("any", cases, lambda case, sets: ((case["projection"], sets), []),
+                               ("vllm", "gather_bmm"), 7, lambda case, peer: peer != "vllm"
+                               or case["projection"] == "o") == 0
+    finally:
+        torch.set_grad_enabled(before)
+    assert (written["module"], written["name"], written["calls_in_a_graph"]) == ("benchmarks.any", "any", 7)
+    assert [(row["problem"], row["cold"], list(row["peers"])) for row in written["rows"]] == [
+        (("o", 7), True, ["vllm", "gather_bmm"]), (("odd", 7), False, ["gather_bmm"])]
+    said = capsys.readouterr().out
+    assert "geometric mean 1.50" in said and "of 1 cases" in said and "written: file" in said
+
+
+def test_without_a_gpu_a_comparison_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(contest.torch.cuda, "is_available", lambda: False)
+    assert contest.compare("any", [], None, (), 1) == 1 and "no CUDA GPU" in capsys.readouterr().out

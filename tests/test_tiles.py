@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from lorakit import StaticLoRABatchInfo
+from lorakit.kernels import tiles
 from lorakit.kernels.tiles import (
-    ceil_div, column_block, column_steps, hidden_block, hidden_splits, linear_block, linear_splits,
-    most_tiles, one_by_one, power_of_two, rank_block, route_warps, shrink_blocks, shrink_stages,
-    token_block)
+    ceil_div, column_block, column_stages, column_steps, hidden_block, hidden_splits, linear_block,
+    linear_splits, most_tiles, one_by_one, power_of_two, rank_block, route_warps, shrink_blocks,
+    shrink_stages, token_block)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -63,8 +64,11 @@ def test_steps_leave_programs_for_everyone():
     assert [column_steps(some, 528, 16) for some in chunks] == [1, 1, 2, 5, 16]
 
 
-def test_only_hopper_has_room_for_five_steps():
-    assert [shrink_stages(programs, False, torch.device("cpu")) for programs in (1, 1000)] == [3, 3]
+def test_five_steps_need_room_and_few_programs(monkeypatch):
+    stages = lambda programs, behind=False: shrink_stages(programs, behind, torch.device("cpu"))  # noqa: E731
+    assert stages(1) == 3 and column_stages(False) == 2  # an interpreter has no shared memory to fill
+    monkeypatch.setattr(tiles, "has_room", lambda device: True)
+    assert [stages(264), stages(265), stages(1, behind=True)] == [5, 3, 3] and column_stages(True) == 3
 
 
 def test_the_base_product_is_cut_until_two_programs_a_processor():

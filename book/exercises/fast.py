@@ -8,6 +8,7 @@ from unittest import mock
 
 import torch
 
+from benchmarks.table import layer_sums  # noqa: F401: the chapter takes it from here
 from lorakit import NO_ADAPTER
 
 Masks = Callable[[torch.Tensor, int, int], tuple[torch.Tensor, torch.Tensor]]
@@ -109,18 +110,3 @@ def replaced(value: object, *names: str) -> Iterator[None]:
         for name in names:
             stack.enter_context(mock.patch(f"lorakit.{name}", return_value=value))
         yield
-
-
-def layer_sums(cases: list[dict], *keys: str) -> Iterator[tuple[tuple, float, float, float, str]]:
-    """For each batch of a file of `benchmarks/results`, over its projections: the batch's keys, our
-    sum, the least sum of a peer that took part in all of them, the floor's sum, and that peer.
-    """
-    batches = {}
-    for case in cases:
-        batches.setdefault(tuple(case[key] for key in keys), []).append(case)
-    for batch, group in batches.items():
-        sums = {peer: sum(case["peers"][peer] for case in group) for peer in group[0]["peers"]
-                if all(peer in case["peers"] for case in group)}
-        best = min(sums, key=sums.get)
-        ours, floor = (sum(case[key] for case in group) for key in ("ours_us", "floor_us"))
-        yield batch, ours, sums[best], floor, best

@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
+from benchmarks import table
 from book.figures.style import INK, NONE_COLOR, WAY_COLORS, label_logarithmic
 
 PEER_COLORS = dict(zip(
@@ -34,12 +35,6 @@ def draw_panels(panels: dict[str, dict[str, dict[int, float]]], xlabel: str, rin
     plt.tight_layout(rect=(0, 0, 1, 0.93))
 
 
-def best_of(case: dict) -> tuple[str, float]:
-    """The fastest peer of a case of `benchmarks/results`, and its time over ours."""
-    name = min(case["peers"], key=case["peers"].get)
-    return name, case["peers"][name] / case["ours_us"]
-
-
 def draw_ratios(cases: list[dict]) -> None:
     """A mark for each case: the time of its fastest peer over ours, and the peer as a colour. Cases
     are grouped by projection, from few tokens to many. Below 1 we lose: shaded, and framed."""
@@ -49,7 +44,7 @@ def draw_ratios(cases: list[dict]) -> None:
         group = sorted((case for case in cases if case["projection"] == name),
                        key=lambda case: (case["tokens"], case.get("adapters", 0), case["rank"]))
         for place, case in enumerate(group):
-            peer, ratio = best_of(case)
+            peer, ratio = table.best_peer(case)[0], table.ratio(case)
             ax.plot(left + place, ratio, "o", ms=7, color=PEER_COLORS[peer], mew=1.8,
                     mec=LOSS if ratio < 1 else "none")
         centres.append(left + (len(group) - 1) / 2)

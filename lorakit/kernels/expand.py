@@ -5,11 +5,11 @@ import triton
 import triton.language as tl
 
 from lorakit.batch import LoRABatchInfo
-from lorakit.kernels.shrink import leave, tile_of
+from lorakit.kernels.find import columns_of, leave, named_tokens, tile_of
+from lorakit.kernels.sums import base_sum, dot_float32, plane_sum, split_float32
 from lorakit.kernels.tiles import (
     ceil_div, column_block, column_stages, column_steps, dot_precision, has_room, is_decode, most_tiles,
-    pdl_options, power_of_two,
-    rank_block, segment_block, token_block)
+    pdl_options, power_of_two, rank_block, segment_block, token_block)
 
 
 @triton.jit(do_not_specialize=["num_tokens", "num_segments", "max_len", "rest_from", "steps"])
@@ -85,13 +85,8 @@ def expand_kernel(
             leave(PDL)
             return
     elif is_rest:
-        named_until = tl.load(seg_indptr + num_segments)
-        others = tl.arange(0, BLOCK_P)
-        if PERMUTED:
-            others = tl.load(permutation + others, mask=others < named_until, other=-1)
-        else:
-            others = tl.where(others < named_until, others, -1)
-        is_token &= tl.sum((others[None, :] == tokens[:, None]).to(tl.int32), axis=1) == 0
+        named = named_tokens(permutation, tl.load(seg_indptr + num_segments), PERMUTED, BLOCK_P)
+        is_token &= tl.sum((named[None, :] == tokens[:, None]).to(tl.int32), axis=1) == 0
 
     columns, slice_id, slice_end = columns_of(tl.program_id(0), steps, SLICE_SIZES, BLOCK_N)
     steps = tl.minimum(steps, tl.cdiv(slice_end - tl.min(columns), BLOCK_N))
@@ -158,65 +153,6 @@ def add_columns(h_rows, h_plane, b_ranks, base_rows, base_plane, out_rows, colum
             b_tile = tl.where(is_rank[:, None], b_tile, 0.0)
         total = base_tile.to(tl.float32) + dot_float32(high, low, b_tile, PRECISION)
         tl.store(out_rows + here[None, :], total.to(out_rows.dtype.element_ty), mask=is_out)
-
-
-@triton.jit
-def columns_of(chunk, steps, SLICE_SIZES: tl.constexpr, BLOCK_N: tl.constexpr):
-    """The first columns of a program, their slice and its end. Chunks of `steps` tiles are counted
-    slice by slice, so that none crosses from one slice into the next.
-    """
-    slice_id = 0
-    slice_start = 0
-    slice_end = SLICE_SIZES[0]
-    for i in tl.static_range(1, len(SLICE_SIZES)):
-        chunks_before = tl.cdiv(slice_end - slice_start, steps * BLOCK_N)
-        if (slice_id == i - 1) & (chunk >= chunks_before):
-            chunk -= chunks_before
-            slice_id = i
-            slice_start = slice_end
-            slice_end += SLICE_SIZES[i]
-    return slice_start + chunk * steps * BLOCK_N + tl.arange(0, BLOCK_N), slice_id, slice_end
-
-
-@triton.jit
-def plane_sum(rows, plane_size, is_h, SPLITS: tl.constexpr, BLOCK_S: tl.constexpr):
-    """The planes of h, loaded all at once and added up in a fixed order."""
-    if SPLITS == 1:
-        return tl.load(rows, mask=is_h, other=0.0)
-    else:
-        planes = tl.arange(0, BLOCK_S)[:, None, None]
-        return tl.sum(tl.load(rows[None, :, :] + planes * plane_size,
-                              mask=is_h[None, :, :] & (planes < SPLITS), other=0.0), axis=0)
-
-
-@triton.jit
-def base_sum(places, plane_size, is_out, PLANES: tl.constexpr):
-    """The planes of the base output, added up in a fixed order."""
-    total = tl.load(places, mask=is_out, other=0.0)
-    for plane in tl.static_range(1, PLANES):
-        total += tl.load(places + plane * plane_size, mask=is_out, other=0.0)
-    return total
-
-
-@triton.jit
-def split_float32(values, dtype: tl.constexpr):
-    """The factors of a product with a tensor of that dtype: for bfloat16 two that add up to `values`
-    and keep 16 bits of it, else `values` itself, twice.
-    """
-    if dtype == tl.bfloat16:
-        high = values.to(tl.bfloat16)
-        return high, (values - high.to(tl.float32)).to(tl.bfloat16)
-    else:
-        return values, values
-
-
-@triton.jit
-def dot_float32(high, low, right, PRECISION: tl.constexpr):
-    """`values` right, summed in float32, from what split_float32 made of `values`."""
-    if right.dtype == tl.bfloat16:
-        return tl.dot(high, right, tl.dot(low, right))
-    else:
-        return tl.dot(high, right.to(tl.float32), input_precision=PRECISION)
 
 
 def expand(h: torch.Tensor, lora_b: torch.Tensor, out: torch.Tensor, batch: LoRABatchInfo,

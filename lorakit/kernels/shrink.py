@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 
 from lorakit.batch import LoRABatchInfo
+from lorakit.kernels.find import leave, tile_of
 from lorakit.kernels.tiles import (
     ceil_div, dot_precision, hidden_splits, most_tiles, pdl_options, segment_block, shrink_blocks,
     shrink_stages)
@@ -87,43 +88,6 @@ def shrink_kernel(
     h_rows = h + ((split * num_tokens + tokens[:, None]) * NUM_SLICES + slice_id) * R
     tl.store(h_rows + ranks[None, :], acc, mask=is_token[:, None] & is_rank[None, :])
     leave(PDL & BEHIND)
-
-
-@triton.jit
-def leave(PDL: tl.constexpr):
-    """Before an early return. If every program returned without a wait, this kernel could end before
-    the one in front of it, and the next one would begin beside that. One program that waits keeps
-    the order.
-    """
-    if PDL:
-        if tl.program_id(0) + tl.program_id(1) + tl.program_id(2) == 0:
-            tl.extra.cuda.gdc_wait()
-
-
-@triton.jit
-def tile_of(tile, seg_indptr, num_segments, max_len, BLOCK_T: tl.constexpr, BLOCK: tl.constexpr):
-    """Segment, first place and end of a tile. Tiles are counted segment by segment, so that there are
-    no more of them than tokens, and no program for what a short segment lacks. Past the last one,
-    first is end. The bounds must not fall.
-    """
-    segment = 0
-    counted = 0  # tiles of the segments so far
-    passed_tiles = 0
-    for i in range(0, num_segments, BLOCK):
-        segments = i + tl.arange(0, BLOCK)
-        is_segment = segments < num_segments
-        start = tl.load(seg_indptr + segments, mask=is_segment, other=0)
-        length = tl.load(seg_indptr + segments + 1, mask=is_segment, other=0) - start
-        until = counted + tl.cumsum(tl.cdiv(tl.minimum(length, max_len), BLOCK_T))
-        passed = is_segment & (until <= tile)
-        segment += tl.sum(passed.to(tl.int32))
-        passed_tiles = tl.maximum(passed_tiles, tl.max(tl.where(passed, until, 0)))
-        counted = tl.max(until)
-    is_tile = segment < num_segments
-    start = tl.load(seg_indptr + segment, mask=is_tile, other=0)
-    end = tl.load(seg_indptr + segment + 1, mask=is_tile, other=0)
-    end = start + tl.minimum(end - start, max_len)
-    return segment, tl.where(is_tile, start + (tile - passed_tiles) * BLOCK_T, end), end
 
 
 def shrink(x: torch.Tensor, lora_a: torch.Tensor, batch: LoRABatchInfo,

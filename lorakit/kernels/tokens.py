@@ -11,28 +11,9 @@ import triton
 import triton.language as tl
 
 from lorakit.batch import LoRABatchInfo
-from lorakit.kernels.expand import base_sum, columns_of
-from lorakit.kernels.shrink import leave
+from lorakit.kernels.find import adapter_of, columns_of, leave, named_tokens
+from lorakit.kernels.sums import base_sum
 from lorakit.kernels.tiles import ceil_div, column_steps, pdl_options, power_of_two, rank_block
-
-
-@triton.jit
-def adapter_of(place, seg_indptr, weight_indices, lora_ranks, num_segments, max_len, max_loras, R,
-               BITS: tl.constexpr):
-    """Slot and rank of the token at a place; rank 0 if it has no adapter."""
-    low = 0
-    high = num_segments
-    for _ in tl.static_range(BITS):  # bisection: the number of segments that end before the place
-        middle = (low + high) // 2
-        ended = tl.load(seg_indptr + 1 + middle, mask=middle < num_segments, other=2**31 - 1) <= place
-        low = tl.where(ended, middle + 1, low)
-        high = tl.where(ended, high, middle)
-    inside = (place >= 0) & (low < num_segments)
-    slot = tl.load(weight_indices + low, mask=inside, other=-1)
-    start = tl.load(seg_indptr + low, mask=inside, other=0)
-    inside &= (slot >= 0) & (slot < max_loras) & (place - start < max_len)
-    rank = tl.minimum(tl.load(lora_ranks + slot, mask=inside, other=0), R)
-    return slot, rank
 
 
 @triton.jit(do_not_specialize=["num_tokens", "num_segments", "max_len"])
@@ -126,11 +107,9 @@ def expand_kernel(
     if BASE_PLANES == 0:
         token = tl.load(permutation + place)
     else:  # every token is written; its place is where the permutation names it
-        places = tl.arange(0, BLOCK_P)
-        named_until = tl.load(seg_indptr + num_segments)  # beyond, the places are of another step
-        is_named = (places < num_places) & (places < named_until)
-        named = tl.load(permutation + places, mask=is_named, other=-1)
-        place = tl.max(tl.where(named == token, places, -1))
+        named_until = tl.minimum(tl.load(seg_indptr + num_segments), num_places)
+        named = named_tokens(permutation, named_until, True, BLOCK_P)
+        place = tl.max(tl.where(named == token, tl.arange(0, BLOCK_P), -1))
     slot, rank = adapter_of(place, seg_indptr, weight_indices, lora_ranks, num_segments, max_len,
                             max_loras, R, BITS)
     if (token < 0) | (token >= num_tokens):
