@@ -60,7 +60,7 @@ def draw_ratios(cases: list[dict]) -> None:
            ylabel="fastest peer / ours", xlabel="cases, from few tokens to many in each projection")
     ax.set_xticks(centres, names)
     ax.tick_params(axis="x", length=0)
-    best = {best_of(case)[0] for case in cases}
+    best = {table.best_peer(case)[0] for case in cases}
     handles = [Line2D([], [], marker="o", ls="none", ms=7, color=color, label=peer)
                for peer, color in PEER_COLORS.items() if peer in best]
     ax.legend(handles=handles, ncols=5, loc="lower left", bbox_to_anchor=(-0.13, 1), frameon=False,
