@@ -10,7 +10,7 @@ from lorakit.batch import LoRABatchInfo, require, require_size
 from lorakit.kernels.expand import expand
 from lorakit.kernels.linear import linear
 from lorakit.kernels.shrink import shrink
-from lorakit.kernels.tiles import has_pdl, one_by_one
+from lorakit.kernels.tiles import has_pdl, one_by_one, one_by_one_shrinks
 from lorakit.kernels.tokens import expand_tokens, shrink_tokens
 
 MAX_SEGMENTS = 65_535  # CUDA's limit for the last axis of a grid
@@ -50,9 +50,9 @@ def lora_linear(x: torch.Tensor, weights: LoRAWeights, batch: LoRABatchInfo,
     check_batch(x, weights, batch)
     require(base_output, "base_output", x.dtype, x.device,
             shape=(x.shape[0], weights.lora_b.shape[1]))
-    alone = places_of(batch) <= MAX_PLACES and one_by_one(
-        x.shape[0], batch.num_segments, *weights.lora_b.shape[1:])
-    h = (shrink_tokens if alone else shrink)(x, weights.lora_a, batch)
+    alone = places_of(batch) <= MAX_PLACES and one_by_one(x.shape[0], batch.num_segments)
+    shrinks_alone = alone and one_by_one_shrinks(x.shape[1], weights.lora_b.shape[2])
+    h = (shrink_tokens if shrinks_alone else shrink)(x, weights.lora_a, batch)
     return (expand_tokens if alone else expand)(
         h, weights.lora_b, base_output, batch, weights.slice_sizes)
 
@@ -109,8 +109,7 @@ def places_of(batch: LoRABatchInfo) -> int:
 def fused(x: torch.Tensor, base_weight: torch.Tensor, weights: LoRAWeights, batch: LoRABatchInfo,
           out: torch.Tensor) -> torch.Tensor:
     """`linear_with_lora` by our kernels, for checked arguments and at least one token."""
-    tokens, width = x.shape[0], weights.lora_b.shape[2]
-    alone = tokens <= batch.num_segments or tokens * width <= 256  # a shared B is in the cache
+    alone = one_by_one(x.shape[0], batch.num_segments)
     base = linear(x, base_weight, out)
     h = (shrink_tokens if alone else shrink)(x, weights.lora_a, batch, behind=True)
     return (expand_tokens if alone else expand)(

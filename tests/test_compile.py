@@ -21,8 +21,8 @@ from lorakit.kernels.linear import linear_kernel
 from lorakit.kernels.route import route_kernel
 from lorakit.kernels.shrink import shrink_kernel
 from lorakit.kernels.tiles import (
-    column_block, column_stages, dot_precision, hidden_splits, linear_block, power_of_two, rank_block, route_warps,
-    shrink_blocks, token_block)
+    column_block, column_stages, dot_precision, expand_warps, hidden_splits, is_decode, linear_block,
+    power_of_two, rank_block, route_warps, shrink_blocks, token_block)
 from lorakit.kernels import tokens
 
 INTS = ("seg_indptr", "weight_indices", "lora_ranks", "permutation", "token_slots", "slot_ranks",
@@ -55,36 +55,39 @@ for dtype, torch_dtype, permuted, slices, count, width, planes in (
         ("fp32", torch.float32, True, (14336, 14336), 32, 64, 2),
         ("bf16", torch.bfloat16, True, (4000, 1024), 32, 256, 4),  # a wide slot, a broken tile
         ("fp16", torch.float16, False, (40, 24), 32, 16, 0)):  # cut by request
-    block_t, block_r, block_k = shrink_blocks(count, width, torch_dtype)
+    segments = 8 if permuted or count > 256 else 0
+    block_t, block_r, block_k = shrink_blocks(count, segments or count, width, torch_dtype)
     splits = hidden_splits(14336, block_k, count, width, 100)
+    rows = token_block(count, segments or count, rank_block(width), sum(slices))
     precision, columns = dot_precision(torch_dtype), column_block(
-        rank_block(width), count, torch_dtype, room)
+        rows, rank_block(width), sum(slices) * 12, torch_dtype, room)
+    warps = expand_warps(columns, planes > 0)
     stages = 5 if room else 3  # as tiles.shrink_stages has it, where there are few programs
     shrink = {**pdl, "BEHIND": planes > 0, "SPLITS": splits, "NUM_SLICES": len(slices), "BLOCK_K": block_k, "BLOCK_R": block_r}
+    pieces = {"PIECES": 4 if is_decode(count) else 1, "EVEN": 14336 % (splits * block_k) == 0}
     expand = {**pdl, "R": width, "SPLITS": splits, "BASE_PLANES": planes, "LATE": False, "SLICE_SIZES": slices,
-              "BLOCK_R": rank_block(width), "BLOCK_S": power_of_two(splits),
+              "BLOCK_R": rank_block(width),
               "BLOCK_P": power_of_two(count) if planes else 1}
-    segments = 8 if permuted or count > 256 else 0
     tensors = ("x", "w", "lora_a", "lora_b", "h", "base", "out", "K", "N", "R")
     for multiples in (tensors, ()):  # as PyTorch aligns them, and views at odd places
         shrink, expand = {**shrink, "PERMUTED": permuted}, {**expand, "PERMUTED": permuted}
-        compile(shrink_kernel, {**shrink, "PRECISION": precision, "BLOCK_T": block_t,
+        compile(shrink_kernel, {**shrink, **pieces, "PRECISION": precision, "BLOCK_T": block_t,
                                 "BLOCK_SEGMENTS": segments}, multiples, dtype, num_stages=stages,
                 **option)
-        ptx = compile(expand_kernel, {**expand, "PRECISION": precision, "BLOCK_T": token_block(count, rank_block(width)),
+        ptx = compile(expand_kernel, {**expand, "PRECISION": precision, "BLOCK_T": rows,
                                 "BLOCK_N": columns, "BLOCK_SEGMENTS": segments,
-                                "STAGES": column_stages(room),
+                                "STAGES": column_stages(columns, room),
                                 "EVEN": all(size % columns == 0 for size in slices)},
-                multiples, dtype, **option)
+                multiples, dtype, num_warps=warps, **option)
         if room and planes and multiples:  # of what the kernels before it write, nothing goes ahead
-            copies = columns * rank_block(width) * torch_dtype.itemsize // 16 // 128
+            copies = columns * rank_block(width) * torch_dtype.itemsize // 16 // (32 * warps)
             assert ptx.count("cp.async.cg") == 2 * 3 * copies, (ptx.count("cp.async.cg"), copies)
         if count <= 256 and permuted:
             block_k = 256 if dtype == "fp32" else 512
             del shrink["PERMUTED"], expand["PERMUTED"]
             compile(tokens.shrink_kernel, {**shrink, "BLOCK_R": 16, "BLOCK_K": block_k, "BITS": 4},
                     multiples, dtype, **option)
-            compile(tokens.expand_kernel, {**expand, "BLOCK_N": max(16, 4096 // rank_block(width)),
+            compile(tokens.expand_kernel, {**expand, "BLOCK_S": power_of_two(splits), "BLOCK_N": max(16, 4096 // rank_block(width)),
                                           "BITS": 4}, multiples, dtype, **option)
             block_n, block_k, buffers = linear_block(torch_dtype)
             compile(linear_kernel, {**pdl, "SPLITS": 2, "PRECISION": precision, "BLOCK_T": 32,
@@ -94,13 +97,14 @@ for dtype, torch_dtype, count, width, late in (  # what fills the shared memory 
         ("fp16", torch.float16, 32, 64, True), ("fp16", torch.float16, 32, 128, False),
         ("fp16", torch.float16, 4096, 256, False), ("fp32", torch.float32, 4096, 512, False),
         ("bf16", torch.bfloat16, 32, 8, False)):  # the last: rows of 16 bytes
-    columns = column_block(rank_block(width), count, torch_dtype, room)
+    rows = token_block(count, 8, rank_block(width), 28672)
+    columns = column_block(rows, rank_block(width), 28672 * 12, torch_dtype, room)
     ptx = compile(expand_kernel, {**pdl, "R": width, "SPLITS": 2, "BASE_PLANES": 0, "LATE": late,
-                            "SLICE_SIZES": (4096,), "BLOCK_R": rank_block(width), "BLOCK_S": 2, "BLOCK_P": 1,
+                            "SLICE_SIZES": (4096,), "BLOCK_R": rank_block(width), "BLOCK_P": 1,
                             "PERMUTED": True, "PRECISION": dot_precision(torch_dtype),
-                            "BLOCK_T": token_block(count, rank_block(width)), "BLOCK_N": columns,
-                            "BLOCK_SEGMENTS": 8, "STAGES": column_stages(room), "EVEN": True},
-            tensors, dtype, **option)
+                            "BLOCK_T": rows, "BLOCK_N": columns,
+                            "BLOCK_SEGMENTS": 8, "STAGES": column_stages(columns, room), "EVEN": True},
+            tensors, dtype, num_warps=expand_warps(columns, late), **option)
     if width == 8:  # 16 bytes of B in one copy, and none of 2: the width is known to the compiler
         assert "cp.async.cg" in ptx and "ld.global.b16" not in ptx
 for block, copy, vectors, multiples in itertools.product(

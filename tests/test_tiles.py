@@ -6,16 +6,16 @@ import torch
 from lorakit import StaticLoRABatchInfo
 from lorakit.kernels import tiles
 from lorakit.kernels.tiles import (
-    ceil_div, column_block, column_stages, column_steps, hidden_block, hidden_splits, linear_block,
-    linear_splits, most_tiles, one_by_one, power_of_two, rank_block, route_warps, shrink_blocks,
-    shrink_stages, token_block)
+    ceil_div, column_block, column_stages, column_steps, expand_warps, hidden_block, hidden_splits,
+    linear_block, linear_splits, most_tiles, one_by_one, one_by_one_shrinks, power_of_two, rank_block,
+    route_warps, shrink_blocks, shrink_stages, token_block)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("tokens, width", [(1, 16), (256, 64), (257, 16), (4096, 256)])
 def test_every_part_of_the_hidden_size_has_a_step_to_do(dtype, tokens, width):
     for hidden in [*range(0, 3000, 7), 1152, 2049, 2560, 3328, 12345]:
-        _, _, block_k = shrink_blocks(tokens, width, dtype)
+        _, _, block_k = shrink_blocks(tokens, 8, width, dtype)
         steps = ceil_div(hidden, block_k)
         for tiles in (1, 10, 1000):
             splits = hidden_splits(hidden, block_k, tokens, width, tiles)
@@ -36,13 +36,13 @@ def test_blocks_are_powers_of_two_that_tensor_cores_take():
     for width in range(1, 300):
         block = rank_block(width)
         assert block >= max(16, width) and block & (block - 1) == 0
-        for tokens, dtype in ((32, torch.float16), (4096, torch.bfloat16), (32, torch.float32)):
-            columns = column_block(block, tokens, dtype)
-            assert 16 <= columns <= (256 if tokens == 32 else 128)
+        for rows, dtype in ((8, torch.float16), (16, torch.bfloat16), (32, torch.bfloat16), (8, torch.float32)):
+            columns = column_block(rows, block, 64 * 264, dtype)
+            assert 16 <= columns <= (128 if rows == 32 else 256)
             assert columns * block * dtype.itemsize <= 32768
-        assert column_block(block, 32, torch.float16, room=False) <= max(16, 8192 // block)
-        assert shrink_blocks(4096, width, torch.float16)[1] in (16, 32, 64)
-    assert {token_block(n) for n in range(1, 5000)} == {16, 32}
+        assert column_block(16, block, 2**30, torch.float16, room=False) <= max(16, 8192 // block)
+        assert shrink_blocks(4096, 8, width, torch.float16)[1] in (16, 32, 64)
+    assert {token_block(n, 8) for n in range(1, 5000)} == {8, 16, 32}
     assert [route_warps(block) for block in (32, 64, 128, 1024, 2048, 8192)] == [1, 1, 4, 4, 8, 8]
 
 
@@ -53,9 +53,25 @@ def test_no_batch_needs_more_tiles_than_the_grid_has():
 
 
 def test_who_goes_one_by_one():
-    assert one_by_one(1, 8, 28672, 16) and one_by_one(64, 64, 28672, 64)  # an adapter each
-    assert one_by_one(32, 8, 6144, 16) and not one_by_one(32, 8, 28672, 16)  # B read more than once
-    assert not one_by_one(257, 300, 64, 8)  # prefill
+    assert one_by_one(1, 8) and one_by_one(64, 64)  # an adapter each
+    assert not one_by_one(32, 8) and not one_by_one(257, 300)  # shared; prefill
+    assert one_by_one_shrinks(4096, 16) and not one_by_one_shrinks(4096, 17)  # a tensor core pays
+    assert not one_by_one_shrinks(14336, 8)
+
+
+def test_how_many_tokens_a_tile_takes():
+    assert [token_block(tokens, 8) for tokens in (1, 32, 33, 256, 257)] == [8, 8, 16, 16, 32]
+    assert [token_block(32, 8, 16, outputs) for outputs in (4096, 28672)] == [8, 8]
+    assert [token_block(32, 8, 64, outputs) for outputs in (6144, 28672)] == [8, 16]  # B read too often
+    assert [token_block(tokens, 8, 512) for tokens in (32, 4096)] == [8, 16]
+
+
+def test_a_wide_tile_needs_few_tokens_a_low_rank_and_many_outputs():
+    wide = lambda rows, rank, outputs: column_block(rows, rank, outputs, torch.bfloat16)  # noqa: E731
+    assert wide(8, 16, 28672 * 12) == 512 == 2 * wide(8, 16, 4096 * 12)
+    assert wide(16, 16, 28672 * 12) == 256 == wide(8, 32, 28672 * 12)
+    assert [expand_warps(*args) for args in ((512, False), (256, True), (256, False))] == [8, 8, 4]
+    assert [column_stages(columns, True) for columns in (512, 256)] == [2, 3]
 
 
 def test_steps_leave_programs_for_everyone():
@@ -66,9 +82,9 @@ def test_steps_leave_programs_for_everyone():
 
 def test_five_steps_need_room_and_few_programs(monkeypatch):
     stages = lambda programs, behind=False: shrink_stages(programs, behind, torch.device("cpu"))  # noqa: E731
-    assert stages(1) == 3 and column_stages(False) == 2  # an interpreter has no shared memory to fill
+    assert stages(1) == 3 and column_stages(256, False) == 2  # an interpreter has no shared memory to fill
     monkeypatch.setattr(tiles, "has_room", lambda device: True)
-    assert [stages(264), stages(265), stages(1, behind=True)] == [5, 3, 3] and column_stages(True) == 3
+    assert [stages(264), stages(265), stages(1, behind=True)] == [5, 3, 3] and column_stages(256, True) == 3
 
 
 def test_the_base_product_is_cut_until_two_programs_a_processor():

@@ -170,7 +170,7 @@ def halves(p) -> tuple[Callable, Callable]:
     from lorakit.kernels.shrink import shrink
     from lorakit.kernels.tiles import one_by_one
     from lorakit.kernels.tokens import expand_tokens, shrink_tokens
-    alone = one_by_one(p.x.shape[0], p.batch.num_segments, *p.lora.lora_b.shape[1:])
+    alone = one_by_one(p.x.shape[0], p.batch.num_segments)
     return (shrink_tokens, expand_tokens) if alone else (shrink, expand)
 
 

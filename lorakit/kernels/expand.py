@@ -6,9 +6,9 @@ import triton.language as tl
 
 from lorakit.batch import LoRABatchInfo
 from lorakit.kernels.find import columns_of, leave, named_tokens, tile_of
-from lorakit.kernels.sums import base_sum, dot_float32, plane_sum, split_float32
+from lorakit.kernels.sums import dot_float32, plane_sum, split_float32
 from lorakit.kernels.tiles import (
-    ceil_div, column_block, column_stages, column_steps, dot_precision, has_room, is_decode, most_tiles,
+    ceil_div, column_block, column_stages, column_steps, dot_precision, expand_warps, has_room, is_decode, most_tiles,
     pdl_options, power_of_two, rank_block, segment_block, token_block)
 
 
@@ -40,7 +40,6 @@ def expand_kernel(
     BLOCK_T: tl.constexpr,       # tokens of a tile
     BLOCK_N: tl.constexpr,       # output columns of a tile
     BLOCK_R: tl.constexpr,       # a power of two, at least R
-    BLOCK_S: tl.constexpr,       # a power of two, at least SPLITS
     BLOCK_P: tl.constexpr,       # a power of two, at least the places; used if BASE_PLANES
     BLOCK_SEGMENTS: tl.constexpr,  # segments looked through at once, or 0: see tiles.py
     EVEN: tl.constexpr,          # BLOCK_N divides every slice
@@ -105,11 +104,11 @@ def expand_kernel(
     if rank % 8 > 0:  # B makes a trip through registers
         add_columns(h_rows, h_plane, b_ranks, base_rows, base_plane, out_rows, columns, slice_end, steps,
                     scaling, is_token, is_rank, is_read, R, SPLITS, BASE_PLANES, LATE, PRECISION,
-                    BLOCK_T, BLOCK_N, BLOCK_R, BLOCK_S, EVEN, STAGES, PDL, True)
+                    BLOCK_T, BLOCK_N, BLOCK_R, EVEN, STAGES, PDL, True)
     else:
         add_columns(h_rows, h_plane, b_ranks, base_rows, base_plane, out_rows, columns, slice_end, steps,
                     scaling, is_token, is_rank, is_read, R, SPLITS, BASE_PLANES, LATE, PRECISION,
-                    BLOCK_T, BLOCK_N, BLOCK_R, BLOCK_S, EVEN, STAGES, PDL, False)
+                    BLOCK_T, BLOCK_N, BLOCK_R, EVEN, STAGES, PDL, False)
 
 
 @triton.jit
@@ -117,8 +116,7 @@ def add_columns(h_rows, h_plane, b_ranks, base_rows, base_plane, out_rows, colum
                 scaling, is_token, is_rank, is_read, R: tl.constexpr, SPLITS: tl.constexpr,
                 BASE_PLANES: tl.constexpr, LATE: tl.constexpr, PRECISION: tl.constexpr,
                 BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr,
-                BLOCK_S: tl.constexpr, EVEN: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
-                RAGGED: tl.constexpr):
+                EVEN: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr, RAGGED: tl.constexpr):
     """The steps of one program. B goes from memory to a tensor core's shared memory, STAGES tiles
     ahead. What the kernel before this one does not write is loaded before the wait, while that one
     still runs. What it does write is loaded under a condition, so that no load moves ahead.
@@ -138,17 +136,19 @@ def add_columns(h_rows, h_plane, b_ranks, base_rows, base_plane, out_rows, colum
         if step == 0:
             if PDL:
                 tl.extra.cuda.gdc_wait()
+                if not early:  # the next layer's base product may take its places, and wait there
+                    tl.extra.cuda.gdc_launch_dependents()
             if not early:
-                next_base = base_sum(base_rows + here[None, :], base_plane, is_out, BASE_PLANES)
+                next_base = plane_sum(base_rows + here[None, :], base_plane, is_out, BASE_PLANES)
             is_h = is_token[:, None] & tl.trans(is_read[:, None])
-            h_tile = plane_sum(h_rows, h_plane, is_h, SPLITS, BLOCK_S)
+            h_tile = plane_sum(h_rows, h_plane, is_h, SPLITS)
             high, low = split_float32(tl.where(tl.trans(is_rank[:, None]), h_tile, 0.0) * scaling, dtype)
         if not early:
             base_tile = next_base
             if step + 1 < steps:
                 then = here + BLOCK_N
                 is_next = is_token[:, None] & ((then < slice_end) | EVEN)[None, :]
-                next_base = base_sum(base_rows + then[None, :], base_plane, is_next, BASE_PLANES)
+                next_base = plane_sum(base_rows + then[None, :], base_plane, is_next, BASE_PLANES)
         if RAGGED:
             b_tile = tl.where(is_rank[:, None], b_tile, 0.0)
         total = base_tile.to(tl.float32) + dot_float32(high, low, b_tile, PRECISION)
@@ -183,12 +183,12 @@ def expand(h: torch.Tensor, lora_b: torch.Tensor, out: torch.Tensor, batch: LoRA
     late = base is out
     planes = 0 if base is None or late else base.shape[0]
     block_r, room = rank_block(width), has_room(out.device)
-    block_t = token_block(num_tokens, block_r)
-    block_n = column_block(block_r, num_tokens, lora_b.dtype, room)
+    block_t = token_block(num_tokens, batch.num_segments, block_r, outputs)
     permuted = batch.permutation is not None
     places = batch.permutation.numel() if permuted else num_tokens
     tiles = most_tiles(places, batch, block_t)
-    steps = column_steps(ceil_div(outputs, block_n) * tiles, 264, 8 if is_decode(num_tokens) else 16)
+    block_n = column_block(block_t, block_r, outputs * tiles, lora_b.dtype, room)
+    steps = column_steps(ceil_div(outputs, block_n) * tiles, 264, 2048 // block_n)
     chunks = sum(ceil_div(size, steps * block_n) for size in slice_sizes)
     block_segments = segment_block(batch, num_tokens)
     grid = (chunks, tiles + ceil_div(num_tokens, block_t) * (planes > 0))
@@ -202,8 +202,7 @@ def expand(h: torch.Tensor, lora_b: torch.Tensor, out: torch.Tensor, batch: LoRA
         num_tokens, batch.num_segments, batch.max_len, tiles, max_loras, outputs, width, steps,
         SPLITS=h.shape[0], BASE_PLANES=planes, LATE=late, SLICE_SIZES=slice_sizes, PERMUTED=permuted,
         PRECISION=dot_precision(lora_b.dtype), BLOCK_T=block_t, BLOCK_N=block_n, BLOCK_R=block_r,
-        BLOCK_S=power_of_two(h.shape[0]), BLOCK_P=power_of_two(places) if planes else 1,
-        BLOCK_SEGMENTS=block_segments,
-        EVEN=all(size % block_n == 0 for size in slice_sizes), STAGES=column_stages(room),
-        **pdl_options(out.device))
+        BLOCK_P=power_of_two(places) if planes else 1, BLOCK_SEGMENTS=block_segments,
+        EVEN=all(size % block_n == 0 for size in slice_sizes), STAGES=column_stages(block_n, room),
+        num_warps=expand_warps(block_n, base is not None), **pdl_options(out.device))
     return out

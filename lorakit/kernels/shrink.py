@@ -7,8 +7,8 @@ import triton.language as tl
 from lorakit.batch import LoRABatchInfo
 from lorakit.kernels.find import leave, tile_of
 from lorakit.kernels.tiles import (
-    ceil_div, dot_precision, hidden_splits, most_tiles, pdl_options, segment_block, shrink_blocks,
-    shrink_stages)
+    ceil_div, dot_precision, hidden_splits, is_decode, most_tiles, pdl_options, segment_block,
+    shrink_blocks, shrink_stages)
 
 
 @triton.jit(do_not_specialize=["num_tokens", "num_segments", "max_len"])  # one for all batch sizes
@@ -36,6 +36,8 @@ def shrink_kernel(
     BLOCK_SEGMENTS: tl.constexpr = 0,  # segments looked through at once, or 0: see tiles.py
     PDL: tl.constexpr = False,   # start while the kernel before ends; let the next one start too
     BEHIND: tl.constexpr = False,  # that kernel is `linear`, which has waited, and runs beside this one
+    PIECES: tl.constexpr = 1,    # of a step, each summed by a warp of its own; if 1, by all warps together
+    EVEN: tl.constexpr = False,  # SPLITS * BLOCK_K divides K
 ):
     # One program: BLOCK_T tokens of one segment, BLOCK_R ranks of one slice, one part of K.
     if PDL & (not BEHIND):
@@ -73,16 +75,28 @@ def shrink_kernel(
     tokens = tokens.to(tl.int64)
     ranks = rank_tile * BLOCK_R + tl.arange(0, BLOCK_R)
     is_rank = ranks < rank  # rows from `rank` on belong to nobody and may hold NaN
-    a_rows = lora_a + ((slot.to(tl.int64) * NUM_SLICES + slice_id) * R + ranks[None, :]) * K
+    x_rows = x + tokens[:, None] * K
+    a_rows = lora_a + ((slot.to(tl.int64) * NUM_SLICES + slice_id) * R + ranks[:, None]) * K
+    is_x, is_a = is_token[:, None], is_rank[:, None]
+    if PIECES == 1:
+        columns = tl.arange(0, BLOCK_K)[None, :]
+        acc = tl.zeros((BLOCK_T, BLOCK_R), dtype=tl.float32)
+    else:  # ranks are the 16 rows of a tensor core's tile, so that 8 tokens are enough for its columns
+        PIECE: tl.constexpr = BLOCK_K // PIECES
+        columns = tl.arange(0, PIECES)[:, None, None] * PIECE + tl.arange(0, PIECE)[None, None, :]
+        x_rows, a_rows, is_x, is_a = x_rows[None], a_rows[None], is_x[None], is_a[None]
+        acc = tl.zeros((PIECES, BLOCK_R, BLOCK_T), dtype=tl.float32)
     part = tl.cdiv(tl.cdiv(K, BLOCK_K), SPLITS) * BLOCK_K
-    acc = tl.zeros((BLOCK_T, BLOCK_R), dtype=tl.float32)
     for k in range(split * part, tl.minimum((split + 1) * part, K), BLOCK_K):
-        ks = k + tl.arange(0, BLOCK_K)
-        is_k = ks < K
-        x_tile = tl.load(x + tokens[:, None] * K + ks[None, :],
-                         mask=is_token[:, None] & is_k[None, :], other=0.0)
-        a_tile = tl.load(a_rows + ks[:, None], mask=is_k[:, None] & is_rank[None, :], other=0.0)
-        acc = tl.dot(x_tile, a_tile, acc, input_precision=PRECISION)
+        is_k = (k + columns < K) | EVEN
+        x_tile = tl.load(x_rows + k + columns, mask=is_x & is_k, other=0.0)
+        a_tile = tl.load(a_rows + k + columns, mask=is_a & is_k, other=0.0)
+        if PIECES == 1:
+            acc = tl.dot(x_tile, tl.trans(a_tile), acc, input_precision=PRECISION)
+        else:
+            acc = tl.dot(a_tile, tl.permute(x_tile, (0, 2, 1)), acc, input_precision=PRECISION)
+    if PIECES > 1:
+        acc = tl.trans(tl.sum(acc, axis=0))
 
     # A plane for each part of K, which expand adds up: no atomics, so the same bits every time.
     h_rows = h + ((split * num_tokens + tokens[:, None]) * NUM_SLICES + slice_id) * R
@@ -111,7 +125,7 @@ def shrink(x: torch.Tensor, lora_a: torch.Tensor, batch: LoRABatchInfo,
     """
     num_tokens, hidden = x.shape
     max_loras, num_slices, width, _ = lora_a.shape
-    block_t, block_r, block_k = shrink_blocks(num_tokens, width, x.dtype)
+    block_t, block_r, block_k = shrink_blocks(num_tokens, batch.num_segments, width, x.dtype)
     permuted = batch.permutation is not None
     places = batch.permutation.numel() if permuted else num_tokens
     tiles = most_tiles(places, batch, block_t)
@@ -131,5 +145,7 @@ def shrink(x: torch.Tensor, lora_a: torch.Tensor, batch: LoRABatchInfo,
         num_segments=batch.num_segments, max_len=batch.max_len,
         SPLITS=splits, NUM_SLICES=num_slices, PERMUTED=permuted, PRECISION=dot_precision(x.dtype),
         BLOCK_T=block_t, BLOCK_R=block_r, BLOCK_K=block_k, BLOCK_SEGMENTS=block_segments,
-        BEHIND=behind, num_stages=shrink_stages(parts * tiles, behind, x.device), **pdl_options(x.device))
+        PIECES=4 if is_decode(num_tokens) else 1, EVEN=hidden % (splits * block_k) == 0,
+        BEHIND=behind, num_warps=4, num_stages=shrink_stages(parts * tiles, behind, x.device),
+        **pdl_options(x.device))
     return h

@@ -7,22 +7,11 @@ import triton.language as tl
 
 
 @triton.jit
-def plane_sum(rows, plane_size, is_h, SPLITS: tl.constexpr, BLOCK_S: tl.constexpr):
-    """The planes of h, loaded all at once and added up in a fixed order."""
-    if SPLITS == 1:
-        return tl.load(rows, mask=is_h, other=0.0)
-    else:
-        planes = tl.arange(0, BLOCK_S)[:, None, None]
-        return tl.sum(tl.load(rows[None, :, :] + planes * plane_size,
-                              mask=is_h[None, :, :] & (planes < SPLITS), other=0.0), axis=0)
-
-
-@triton.jit
-def base_sum(places, plane_size, is_out, PLANES: tl.constexpr):
-    """The planes of the base output, added up in a fixed order."""
-    total = tl.load(places, mask=is_out, other=0.0)
+def plane_sum(places, plane_size, is_there, PLANES: tl.constexpr):
+    """Planes of h or of the base output, added up in a fixed order. All loads are on their way at once."""
+    total = tl.load(places, mask=is_there, other=0.0)
     for plane in tl.static_range(1, PLANES):
-        total += tl.load(places + plane * plane_size, mask=is_out, other=0.0)
+        total += tl.load(places + plane * plane_size, mask=is_there, other=0.0)
     return total
 
 
@@ -40,8 +29,19 @@ def split_float32(values, dtype: tl.constexpr):
 
 @triton.jit
 def dot_float32(high, low, right, PRECISION: tl.constexpr):
-    """`values` right, summed in float32, from what split_float32 made of `values`."""
-    if right.dtype == tl.bfloat16:
-        return tl.dot(high, right, tl.dot(low, right))
+    """`values` right, summed in float32, from what split_float32 made of `values`. The wide side of a
+    tensor core's tile has 16 rows or more: `right` takes it where `values` has fewer.
+    """
+    if right.dtype != tl.bfloat16:
+        right = right.to(tl.float32)
+    if high.shape[0] >= 16:
+        if right.dtype == tl.bfloat16:
+            return tl.dot(high, right, tl.dot(low, right))
+        else:
+            return tl.dot(high, right, input_precision=PRECISION)
     else:
-        return tl.dot(high, right.to(tl.float32), input_precision=PRECISION)
+        left = tl.trans(right)
+        if right.dtype == tl.bfloat16:
+            return tl.trans(tl.dot(left, tl.trans(high), tl.dot(left, tl.trans(low))))
+        else:
+            return tl.trans(tl.dot(left, tl.trans(high), input_precision=PRECISION))

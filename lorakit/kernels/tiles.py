@@ -23,20 +23,30 @@ def is_decode(num_tokens: int) -> bool:
     return num_tokens <= 256
 
 
-def one_by_one(num_tokens: int, num_segments: int, outputs: int, width: int) -> bool:
+def one_by_one(num_tokens: int, num_segments: int) -> bool:
     """True if each token gets programs of its own (kernels/tokens.py): where every token may have an
-    adapter of its own, or where all of them together read less than 8 MiB of B, in 16 bits, which the
-    L2 cache holds. Otherwise tokens that share an adapter share its tiles.
+    adapter of its own. Otherwise tokens that share an adapter share its tiles.
     """
-    return is_decode(num_tokens) and (
-        num_tokens <= num_segments or num_tokens * outputs * width < 2**22)
+    return is_decode(num_tokens) and num_tokens <= num_segments
 
 
-def token_block(num_tokens: int, block_r: int = 16) -> int:
-    """Tokens of a tile of expand: 16, the least that tensor cores take, in decode, and 32 in prefill,
-    but for slots so wide that a tile of h would fill the shared memory of a smaller GPU.
+def one_by_one_shrinks(hidden: int, width: int) -> bool:
+    """True if such tokens get programs of their own in shrink too: where A has at most 65,536 elements a
+    slice. For more, a tensor core is worth its padding.
     """
-    return 16 if is_decode(num_tokens) or block_r > 256 else 32
+    return hidden * width <= 2**16
+
+
+def token_block(num_tokens: int, num_segments: int, block_r: int = 16, outputs: int = 0) -> int:
+    """Tokens of a tile. In decode 8, the least that tensor cores take, if the segments have 4 tokens each
+    at most, else 16. In prefill 32, but for slots so wide that a tile of h would fill the shared memory
+    of a smaller GPU. Expand says its `outputs` too: it takes 16 if tiles of 8 would read 16 MiB of B or
+    more, in 16 bits, because a tile reads all of its adapter's B again.
+    """
+    if is_decode(num_tokens):
+        tiles = min(num_tokens, num_segments + num_tokens // 8)
+        return 8 if num_tokens <= 4 * num_segments and tiles * outputs * block_r < 2**23 else 16
+    return 16 if block_r > 256 else 32
 
 
 def rank_block(width: int) -> int:
@@ -66,12 +76,13 @@ def hidden_block(dtype: torch.dtype) -> int:
     return 64 if dtype == torch.float32 else 256
 
 
-def shrink_blocks(num_tokens: int, width: int, dtype: torch.dtype) -> tuple[int, int, int]:
-    """Tokens, ranks and hidden elements of a tile of shrink. In decode 16 by 16, so that a wide slot
-    gives more programs. In prefill 64 by up to 64, and half the elements.
+def shrink_blocks(num_tokens: int, num_segments: int, width: int,
+                  dtype: torch.dtype) -> tuple[int, int, int]:
+    """Tokens, ranks and hidden elements of a tile of shrink. In decode as many tokens as in expand, by
+    16 ranks, so that a wide slot gives more programs. In prefill 64 by up to 64, and half the elements.
     """
     if is_decode(num_tokens):
-        return 16, 16, hidden_block(dtype)
+        return token_block(num_tokens, num_segments), 16, hidden_block(dtype)
     return 64, min(64, rank_block(width)), hidden_block(dtype) // 2
 
 
@@ -98,13 +109,23 @@ def hidden_splits(hidden: int, block_k: int, num_tokens: int, width: int, tiles:
     return ceil_div(steps, ceil_div(steps, wanted))
 
 
-def column_block(block_r: int, num_tokens: int, dtype: torch.dtype, room: bool = True) -> int:
-    """Output columns of a step of expand: 256 in decode, half as many in prefill, whose tiles have
-    twice the tokens. Fewer where a slot is wide, so that a tile of B takes 32 KiB at most (to a width
-    of 512), and half of that for float16 where there is no `room`: it is multiplied in float32.
+def column_block(block_t: int, block_r: int, outputs: int, dtype: torch.dtype, room: bool = True) -> int:
+    """Output columns of a step of expand: 256 in decode, half as many in prefill, whose tiles have twice
+    the tokens. 512 for 8 tokens and a rank up to 16, if that leaves two programs a processor of all
+    `outputs`. Fewer where a slot is wide, so that a tile of B takes 32 KiB at most (to a width of 512),
+    and half of that for float16 where there is no `room`: it is multiplied in float32.
     """
+    if block_t == 8 and block_r == 16 and outputs >= 264 * 512:
+        return 512
     wide = dtype.itemsize == 2 and (room or dtype == torch.bfloat16)
-    return max(16, min(256 if is_decode(num_tokens) else 128, (16384 if wide else 8192) // block_r))
+    return max(16, min(256 if block_t <= 16 else 128, (16384 if wide else 8192) // block_r))
+
+
+def expand_warps(block_n: int, late: bool) -> int:
+    """Warps of an expand program: 8 for a wide tile, or if the base output comes `late`, when all that
+    is left of a program counts; else 4.
+    """
+    return 8 if late or block_n > 256 else 4
 
 
 def column_steps(chunks: int, programs: int, most: int) -> int:
@@ -115,9 +136,9 @@ def column_steps(chunks: int, programs: int, most: int) -> int:
     return min(most, max(1, chunks // programs))
 
 
-def column_stages(room: bool) -> int:
+def column_stages(block_n: int, room: bool) -> int:
     """Tiles of B that an expand program holds in shared memory: three where there is room, else two."""
-    return 3 if room else 2
+    return 3 if room and block_n <= 256 else 2
 
 
 def linear_block(dtype: torch.dtype) -> tuple[int, int, int]:

@@ -12,7 +12,7 @@ import triton.language as tl
 
 from lorakit.batch import LoRABatchInfo
 from lorakit.kernels.find import adapter_of, columns_of, leave, named_tokens
-from lorakit.kernels.sums import base_sum
+from lorakit.kernels.sums import plane_sum
 from lorakit.kernels.tiles import ceil_div, column_steps, pdl_options, power_of_two, rank_block
 
 
@@ -141,10 +141,12 @@ def expand_kernel(
         total = tl.load(out_row + columns, mask=is_column, other=0.0).to(tl.float32)
     if PDL:
         tl.extra.cuda.gdc_wait()
+        if (BASE_PLANES > 0) | LATE:  # the next layer's base product may take its places, and wait there
+            tl.extra.cuda.gdc_launch_dependents()
     if (BASE_PLANES == 0) & LATE:
         total = tl.load(out_row + columns, mask=is_column, other=0.0).to(tl.float32)
     if BASE_PLANES > 0:
-        total = base_sum(base_row + columns, base_plane, is_column, BASE_PLANES)
+        total = plane_sum(base_row + columns, base_plane, is_column, BASE_PLANES)
     planes = tl.arange(0, BLOCK_S)
     h_row = h + (token * len(SLICE_SIZES) + slice_id) * R + ranks[None, :]
     h_plane = num_tokens.to(tl.int64) * len(SLICE_SIZES) * R
@@ -161,7 +163,7 @@ def expand_kernel(
         if BASE_PLANES == 0:
             next_total = tl.load(out_row + next_columns, mask=is_next, other=0.0).to(tl.float32)
         else:
-            next_total = base_sum(base_row + next_columns, base_plane, is_next, BASE_PLANES)
+            next_total = plane_sum(base_row + next_columns, base_plane, is_next, BASE_PLANES)
         b_tile = tl.where(is_rank[None, :], b_tile, 0.0).to(tl.float32)
         total += tl.sum(b_tile * h_sum[None, :], axis=1)
         tl.store(out_row + columns, total.to(out.dtype.element_ty), mask=is_column)
