@@ -158,7 +158,7 @@ def test_large_buffers_have_no_program_for_each_place(monkeypatch):
     def by_tiles(*arguments):
         raise LookupError("by tiles")
 
-    case = Case([0, 1, 1], [4, 4], [1.0, 1.0])
+    case = Case([0, 1], [4, 4], [1.0, 1.0])
     x, w, weights, _ = layer_of(case, 16, 48, (40,), torch.float32)
     monkeypatch.setattr(ops, "has_pdl", lambda device: True)
     monkeypatch.setattr(ops, "shrink", by_tiles)
@@ -166,7 +166,7 @@ def test_large_buffers_have_no_program_for_each_place(monkeypatch):
     for static in (small, large):
         route_by_adapter(*case.tensors(), out=static)
     assert ops.fuses(x.half(), small) and not ops.fuses(x.half(), large)
-    base = torch.zeros(3, 40, device=DEVICE)
+    base = torch.zeros(2, 40, device=DEVICE)
     ops.lora_linear(x, weights, small, base)
     with pytest.raises(LookupError, match="by tiles"):
         ops.lora_linear(x, weights, large, base)
