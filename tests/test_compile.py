@@ -21,8 +21,8 @@ from lorakit.kernels.linear import linear_kernel
 from lorakit.kernels.route import route_kernel
 from lorakit.kernels.shrink import shrink_kernel
 from lorakit.kernels.tiles import (
-    column_block, column_stages, dot_precision, expand_warps, hidden_splits, is_decode, linear_block,
-    power_of_two, rank_block, route_warps, shrink_blocks, token_block)
+    column_block, column_stages, dot_precision, expand_warps, hidden_splits, linear_block, power_of_two,
+    rank_block, route_warps, shrink_blocks, shrink_pieces, token_block)
 from lorakit.kernels import tokens
 
 INTS = ("seg_indptr", "weight_indices", "lora_ranks", "permutation", "token_slots", "slot_ranks",
@@ -64,7 +64,7 @@ for dtype, torch_dtype, permuted, slices, count, width, planes in (
     warps = expand_warps(columns, planes > 0)
     stages = 5 if room else 3  # as tiles.shrink_stages has it, where there are few programs
     shrink = {**pdl, "BEHIND": planes > 0, "SPLITS": splits, "NUM_SLICES": len(slices), "BLOCK_K": block_k, "BLOCK_R": block_r}
-    pieces = {"PIECES": 4 if is_decode(count) else 1, "EVEN": 14336 % (splits * block_k) == 0}
+    pieces = {"PIECES": shrink_pieces(count), "EVEN": 14336 % (splits * block_k) == 0}
     expand = {**pdl, "R": width, "SPLITS": splits, "BASE_PLANES": planes, "LATE": False, "SLICE_SIZES": slices,
               "BLOCK_R": rank_block(width),
               "BLOCK_P": power_of_two(count) if planes else 1}

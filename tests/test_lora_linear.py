@@ -181,7 +181,8 @@ def test_a_batch_of_another_step_writes_no_row_but_its_own(static):
     out = base.clone()
     lora_linear(x[:9], weights, batch, out[:9])
     assert torch.equal(out[9:], base[9:])
-    assert torch.equal(out[:9], lora_linear(x, weights, batch, base.clone())[:9])
+    whole = lora_linear(x, weights, batch, base.clone())[:9]
+    torch.testing.assert_close(out[:9], whole, rtol=1e-5, atol=1e-5)  # more tokens take other tiles
 
 
 def bad_calls():

@@ -168,10 +168,11 @@ def halves(p) -> tuple[Callable, Callable]:
     """The kernels that `ops.lora_linear` chooses for a problem with x, lora and batch."""
     from lorakit.kernels.expand import expand
     from lorakit.kernels.shrink import shrink
-    from lorakit.kernels.tiles import one_by_one
+    from lorakit.kernels.tiles import one_by_one, one_by_one_shrinks
     from lorakit.kernels.tokens import expand_tokens, shrink_tokens
     alone = one_by_one(p.x.shape[0], p.batch.num_segments)
-    return (shrink_tokens, expand_tokens) if alone else (shrink, expand)
+    shrinks_alone = alone and one_by_one_shrinks(p.x.shape[1], p.lora.lora_b.shape[2])
+    return shrink_tokens if shrinks_alone else shrink, expand_tokens if alone else expand
 
 
 def ordered(launch: Callable, *arguments: object) -> object:

@@ -51,22 +51,20 @@ def expand_kernel(
     is_rest = tile >= rest_from  # the tokens that no segment names, if BASE_PLANES
     if BLOCK_SEGMENTS == 0:  # a grid of columns, tiles of a segment, and segments
         segment = tl.program_id(2)
+        slot = tl.load(weight_indices + segment)
         is_rest = False
         start = tl.load(seg_indptr + segment)
         first = start + tile * BLOCK_T
         end = start + tl.minimum(tl.load(seg_indptr + segment + 1) - start, max_len)
     else:
-        segment, first, end = tile_of(
-            tile, seg_indptr, num_segments, max_len, BLOCK_T, BLOCK_SEGMENTS)
-    if is_rest:
+        slot, first, end = tile_of(
+            tile, seg_indptr, weight_indices, num_segments, max_len, BLOCK_T, BLOCK_SEGMENTS)
+    if is_rest:  # slot is -1
         first = (tile - rest_from) * BLOCK_T
         end = num_tokens
     if first >= end:
         leave(PDL)
         return
-    slot = -1
-    if not is_rest:
-        slot = tl.load(weight_indices + segment)
     places = first + tl.arange(0, BLOCK_T)
     is_token = places < end
     tokens = places

@@ -7,29 +7,49 @@ import triton.language as tl
 
 
 @triton.jit
-def tile_of(tile, seg_indptr, num_segments, max_len, BLOCK_T: tl.constexpr, BLOCK: tl.constexpr):
-    """Segment, first place and end of a tile. Tiles are counted segment by segment, so that there are
-    no more of them than tokens, and no program for what a short segment lacks. Past the last one,
-    first is end. The bounds must not fall.
+def tile_of(tile, seg_indptr, weight_indices, num_segments, max_len, BLOCK_T: tl.constexpr,
+            BLOCK: tl.constexpr):
+    """Slot, first place and end of a tile. Tiles are counted segment by segment, so that there are no
+    more of them than tokens, and no program for what a short segment lacks. Past the last one, first
+    is end and the slot is -1. The bounds must not fall.
     """
-    segment = 0
+    slot = -1
+    first = 0
+    end = 0
     counted = 0  # tiles of the segments so far
-    passed_tiles = 0
-    for i in range(0, num_segments, BLOCK):
-        segments = i + tl.arange(0, BLOCK)
-        is_segment = segments < num_segments
-        start = tl.load(seg_indptr + segments, mask=is_segment, other=0)
-        length = tl.load(seg_indptr + segments + 1, mask=is_segment, other=0) - start
-        until = counted + tl.cumsum(tl.cdiv(tl.minimum(length, max_len), BLOCK_T))
-        passed = is_segment & (until <= tile)
-        segment += tl.sum(passed.to(tl.int32))
-        passed_tiles = tl.maximum(passed_tiles, tl.max(tl.where(passed, until, 0)))
-        counted = tl.max(until)
-    is_tile = segment < num_segments
-    start = tl.load(seg_indptr + segment, mask=is_tile, other=0)
-    end = tl.load(seg_indptr + segment + 1, mask=is_tile, other=0)
-    end = start + tl.minimum(end - start, max_len)
-    return segment, tl.where(is_tile, start + (tile - passed_tiles) * BLOCK_T, end), end
+    if BLOCK <= 8:  # every bound and slot is on its way at once, and no load waits for another
+        start = tl.load(seg_indptr)
+        for segment in tl.static_range(BLOCK):
+            is_segment = segment < num_segments
+            until = tl.load(seg_indptr + segment + 1, mask=is_segment, other=0)
+            owner = tl.load(weight_indices + segment, mask=is_segment, other=-1)
+            length = tl.where(is_segment, tl.minimum(until - start, max_len), 0)
+            passed = counted
+            counted += tl.cdiv(length, BLOCK_T)
+            is_tile = (tile >= passed) & (tile < counted)
+            slot = tl.where(is_tile, owner, slot)
+            first = tl.where(is_tile, start + (tile - passed) * BLOCK_T, first)
+            end = tl.where(is_tile, start + length, end)
+            start = until
+    else:
+        segment = 0
+        passed_tiles = 0
+        for i in range(0, num_segments, BLOCK):
+            segments = i + tl.arange(0, BLOCK)
+            is_segment = segments < num_segments
+            start = tl.load(seg_indptr + segments, mask=is_segment, other=0)
+            length = tl.load(seg_indptr + segments + 1, mask=is_segment, other=0) - start
+            until = counted + tl.cumsum(tl.cdiv(tl.minimum(length, max_len), BLOCK_T))
+            passed = is_segment & (until <= tile)
+            segment += tl.sum(passed.to(tl.int32))
+            passed_tiles = tl.maximum(passed_tiles, tl.max(tl.where(passed, until, 0)))
+            counted = tl.max(until)
+        if segment < num_segments:
+            slot = tl.load(weight_indices + segment)
+            start = tl.load(seg_indptr + segment)
+            end = start + tl.minimum(tl.load(seg_indptr + segment + 1) - start, max_len)
+            first = start + (tile - passed_tiles) * BLOCK_T
+    return slot, first, end
 
 
 @triton.jit

@@ -7,8 +7,8 @@ import triton.language as tl
 from lorakit.batch import LoRABatchInfo
 from lorakit.kernels.find import leave, tile_of
 from lorakit.kernels.tiles import (
-    ceil_div, dot_precision, hidden_splits, is_decode, most_tiles, pdl_options, segment_block,
-    shrink_blocks, shrink_stages)
+    ceil_div, dot_precision, hidden_splits, most_tiles, pdl_options, segment_block,
+    shrink_blocks, shrink_pieces, shrink_stages)
 
 
 @triton.jit(do_not_specialize=["num_tokens", "num_segments", "max_len"])  # one for all batch sizes
@@ -47,17 +47,15 @@ def shrink_kernel(
     if BLOCK_SEGMENTS == 0:  # a grid of tiles of a segment, parts and segments
         tile_part = tl.program_id(1)
         segment = tl.program_id(2)
+        slot = tl.load(weight_indices + segment)
         first = tl.load(seg_indptr + segment) + tl.program_id(0) * BLOCK_T
         end = tl.load(seg_indptr + segment + 1)
     else:  # a grid of parts and tiles, which has no program for what a short segment lacks
         tile_part = tl.program_id(0)
-        segment, first, end = tile_of(
-            tl.program_id(1), seg_indptr, num_segments, max_len, BLOCK_T, BLOCK_SEGMENTS)
-    if first >= end:  # the grid has room for any batch of as many tokens; this one needs fewer
-        leave(PDL & BEHIND)
-        return
-    slot = tl.load(weight_indices + segment)
-    if (slot < 0) | (slot >= max_loras):
+        slot, first, end = tile_of(tl.program_id(1), seg_indptr, weight_indices, num_segments, max_len,
+                                   BLOCK_T, BLOCK_SEGMENTS)
+    # The grid has room for any batch of as many tokens; this one may need fewer tiles.
+    if (first >= end) | (slot < 0) | (slot >= max_loras):
         leave(PDL & BEHIND)
         return
     places = first + tl.arange(0, BLOCK_T)
@@ -145,7 +143,7 @@ def shrink(x: torch.Tensor, lora_a: torch.Tensor, batch: LoRABatchInfo,
         num_segments=batch.num_segments, max_len=batch.max_len,
         SPLITS=splits, NUM_SLICES=num_slices, PERMUTED=permuted, PRECISION=dot_precision(x.dtype),
         BLOCK_T=block_t, BLOCK_R=block_r, BLOCK_K=block_k, BLOCK_SEGMENTS=block_segments,
-        PIECES=4 if is_decode(num_tokens) else 1, EVEN=hidden % (splits * block_k) == 0,
+        PIECES=shrink_pieces(num_tokens), EVEN=hidden % (splits * block_k) == 0,
         BEHIND=behind, num_warps=4, num_stages=shrink_stages(parts * tiles, behind, x.device),
         **pdl_options(x.device))
     return h

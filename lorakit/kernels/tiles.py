@@ -86,6 +86,13 @@ def shrink_blocks(num_tokens: int, num_segments: int, width: int,
     return 64, min(64, rank_block(width)), hidden_block(dtype) // 2
 
 
+def shrink_pieces(num_tokens: int) -> int:
+    """Sums of a program of shrink, each of a piece of every step: in decode one for each of 4 warps, which
+    would else sum the same few ranks, one after the other. In prefill each warp has tokens of its own.
+    """
+    return 4 if is_decode(num_tokens) else 1
+
+
 def shrink_stages(programs: int, behind: bool, device: torch.device) -> int:
     """Steps of shrink on their way, and the one at work. Five where there is room, which is three
     programs a processor in decode, one or two in prefill: most programs then wait for memory once.
