@@ -8,6 +8,7 @@ import re
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from math import fsum
 
 from benchmarks.evidence import RESULTS, ROOT
 
@@ -45,10 +46,10 @@ def layer_sums(cases: list[dict], *keys: str) -> Iterator[tuple[tuple, float, fl
     part in all of them, the floor's sum, and that peer.
     """
     for batch, group in grouped(cases, keys).items():
-        sums = {peer: sum(case["peers"][peer] for case in group) for peer in group[0]["peers"]
+        sums = {peer: fsum(case["peers"][peer] for case in group) for peer in group[0]["peers"]
                 if all(peer in case["peers"] for case in group)}
         best = min(sums, key=sums.get)
-        ours, floor = (sum(case[key] for case in group) for key in ("ours_us", "floor_us"))
+        ours, floor = (fsum(case[key] for case in group) for key in ("ours_us", "floor_us"))
         yield batch, ours, sums[best], floor, best
 
 

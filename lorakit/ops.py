@@ -36,12 +36,12 @@ def lora_linear(x: torch.Tensor, weights: LoRAWeights, batch: LoRABatchInfo,
         base_output.
 
     All on one device and contiguous. Two launches (shrink, expand), no synchronisation, can be
-    captured, and deterministic (the last bits may depend on which of the tensors begin at a multiple
-    of 16 bytes). Sums are in float32. The values inside `batch` lie on the device,
-    where they cannot be checked; a rank above the slot's width is cut to the width. Which kernels run
-    depends on sizes that the host knows, never on the values: a captured graph serves every mix. On
-    Hopper and later, expand starts while shrink still runs. *How fast can it go?* explains the
-    kernels, and `appendix/speed.md` compares them with others.
+    captured, and deterministic (the last bits may depend on the number of tokens and segments, and on
+    which of the tensors begin at a multiple of 16 bytes). Sums are in float32. The values inside
+    `batch` lie on the device, where they cannot be checked; a rank above the slot's width is cut to
+    the width. Which kernels run depends on sizes that the host knows, never on the values: a captured
+    graph serves every mix. On Hopper and later, expand starts while shrink still runs. *How fast can
+    it go?* explains the kernels, and `appendix/speed.md` compares them with others.
 
     Raises:
         TypeError, ValueError: naming the argument, before any launch.

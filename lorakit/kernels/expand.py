@@ -173,8 +173,9 @@ def expand(h: torch.Tensor, lora_b: torch.Tensor, out: torch.Tensor, batch: LoRA
     One launch, no allocation, no synchronisation. Each element of out is written by one program,
     so the same input gives the same bits. On Hopper it starts while shrink runs, and reads out, B and
     the segments before shrink has ended: launch `linear` if at all, then shrink, then this, in one
-    stream and with nothing between them that writes those. Chapter *Expand* derives it, and *How fast
-    can it go?* makes it fast.
+    stream and with nothing between them that writes those. With `base` it lets the next kernel start
+    early, once it has itself waited. Chapter *Expand* derives it, and *How fast can it go?* makes it
+    fast.
     """
     max_loras, _, width = lora_b.shape
     num_tokens, outputs = out.shape
