@@ -71,9 +71,10 @@ def route_by_adapter(weight_indices: torch.Tensor, lora_ranks: torch.Tensor,
             None makes fresh tensors, with max_len = num_tokens.
 
     All on one device, the current GPU or the CPU. On a GPU one kernel for up to 8192 tokens; past
-    that, and on a CPU, the twin `route_by_adapter_torch`. The sort is stable, so the result is a function of the input alone.
-    Tokens without an adapter come last and belong to no segment. Does not synchronise and can be
-    captured; the kernel with `out` allocates nothing. Chapter *Routing on the device* derives it.
+    that, and on a CPU, the twin `route_by_adapter_torch`. The sort is stable, so the result is a
+    function of the input alone. Tokens without an adapter come last and belong to no segment. Does not
+    synchronise and can be captured; the kernel with `out` allocates nothing. Chapter *Routing on the
+    device* derives it.
 
     Raises:
         TypeError, ValueError: naming the argument, before any launch; also for tensors on a GPU

@@ -8,7 +8,7 @@ from lorakit.batch import LoRABatchInfo
 from lorakit.kernels.find import columns_of, leave, named_tokens, tile_of
 from lorakit.kernels.sums import dot_float32, plane_sum, split_float32
 from lorakit.kernels.tiles import (
-    ceil_div, column_block, column_stages, column_steps, dot_precision, expand_warps, has_room, is_decode, most_tiles,
+    ceil_div, column_block, column_stages, column_steps, dot_precision, expand_warps, has_room, most_tiles,
     pdl_options, power_of_two, rank_block, segment_block, token_block)
 
 
