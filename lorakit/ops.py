@@ -10,10 +10,11 @@ from lorakit.batch import LoRABatchInfo, require, require_size
 from lorakit.kernels.expand import expand
 from lorakit.kernels.linear import linear
 from lorakit.kernels.shrink import shrink
-from lorakit.kernels.tiles import has_pdl, one_by_one, one_by_one_shrinks
+from lorakit.kernels.tiles import (
+    has_pdl, most_tiles, one_by_one, one_by_one_shrinks, rank_block, token_block)
 from lorakit.kernels.tokens import expand_tokens, shrink_tokens
 
-MAX_SEGMENTS = 65_535  # CUDA's limit for the last axis of a grid
+MAX_GRID = 65_535  # CUDA's limit for the second and third axis of a grid
 MAX_FUSED_TOKENS = 32  # beyond, cuBLAS and then LoRA is as fast (make bench)
 MAX_PLACES = 256  # of a buffer, for kernels that have a program a place or look through all of them
 
@@ -122,7 +123,7 @@ def check_batch(x: torch.Tensor, weights: LoRAWeights, batch: LoRABatchInfo) -> 
         raise TypeError(f"weights must be LoRAWeights, got {type(weights).__name__}")
     if not isinstance(batch, LoRABatchInfo):
         raise TypeError(f"batch must be a LoRABatchInfo, got {type(batch).__name__}")
-    max_loras, _, _, hidden = weights.lora_a.shape
+    max_loras, _, width, hidden = weights.lora_a.shape
     device = weights.lora_a.device
     runtime.require_usable(device, "weights")
     require(x, "x", runtime.KERNEL_DTYPES, device, ndim=2)
@@ -131,8 +132,8 @@ def check_batch(x: torch.Tensor, weights: LoRAWeights, batch: LoRABatchInfo) -> 
     require(batch.scalings, "batch.scalings", torch.float32, device, shape=(max_loras,))
     require_size(batch.max_len, "batch.max_len")
     require_size(batch.num_segments, "batch.num_segments")
-    if batch.num_segments > MAX_SEGMENTS:
-        raise ValueError(f"batch.num_segments must be at most {MAX_SEGMENTS}, got "
+    if batch.num_segments > MAX_GRID:
+        raise ValueError(f"batch.num_segments must be at most {MAX_GRID}, got "
                          f"{batch.num_segments}; route by adapter, or split the batch")
     segments = (batch.num_segments,)
     require(batch.weight_indices, "batch.weight_indices", torch.int32, device, shape=segments)
@@ -141,3 +142,8 @@ def check_batch(x: torch.Tensor, weights: LoRAWeights, batch: LoRABatchInfo) -> 
     if batch.permutation is not None:  # static buffers may hold room for more tokens than x has
         require(batch.permutation, "batch.permutation", torch.int32, device, ndim=1,
                 shape=None if batch.use_cuda_graph else (x.shape[0],))
+    places = x.shape[0] if batch.permutation is None else batch.permutation.numel()
+    tiles = most_tiles(places, batch, token_block(x.shape[0], batch.num_segments, rank_block(width)))
+    if tiles > MAX_GRID:
+        raise ValueError(f"batch must need at most {MAX_GRID} tiles, and {places} tokens over "
+                         f"{batch.num_segments} segments may need {tiles}; split the batch")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 pytest.importorskip("lorakit.ops", reason="Triton is published for Linux only", exc_type=ImportError)
 
 from batches import DEVICE, Case, hard_cases, random_case, random_weights
-from lorakit import LoRABatchInfo, StaticLoRABatchInfo, reference, runtime
+from lorakit import LoRABatchInfo, StaticLoRABatchInfo, ops, reference, runtime, slots_to_device
 from lorakit.adapters import LoRAWeights
 from lorakit.ops import lora_linear
 from lorakit.routing import route_by_adapter, route_by_request
@@ -227,6 +227,36 @@ def test_bad_input_is_named_and_changes_nothing(number):
     with pytest.raises(error, match=f"^{name} "):
         lora_linear(*args)
     assert torch.equal(args[3], before)
+
+
+def test_a_batch_of_more_tiles_than_a_grid_has_is_refused(monkeypatch):
+    """2,097,120 tokens are 65,535 tiles of 32, and the second segment may need one more."""
+    def launched(*arguments):
+        raise LookupError("launched")
+
+    monkeypatch.setattr(ops, "shrink", launched)
+    x = torch.zeros(65_535 * 32, 1, device=DEVICE)
+    weights = LoRAWeights(x[:1].reshape(1, 1, 1, 1), x[:1].reshape(1, 1, 1), (1,))
+    slots, lens, ranks = (torch.tensor(values, dtype=torch.int32, device=DEVICE)
+                          for values in ([0, 0], [9, 9], [1]))
+    batch = route_by_request(slots, lens, len(x), ranks, torch.ones(1, device=DEVICE))
+    with pytest.raises(ValueError, match="^batch .* 2097120 tokens over 2 segments may need 65537"):
+        lora_linear(x, weights, batch, x.clone())
+    few = x[:-64]
+    with pytest.raises(LookupError, match="launched"):
+        lora_linear(few, weights, batch, few.clone())
+
+
+def test_a_capacity_beyond_any_grid_starts_no_program_for_it():
+    """A step cut by request launches by the tokens that it has: max_len may be anything above."""
+    case = Case([0, 1, 1], [4, 4], [1.0, 1.0])
+    x, weights = torch.randn(3, 20, device=DEVICE), random_weights([4, 4], 4, 20, (24,), torch.float32)
+    _, ranks, scalings = case.tensors()
+    lens = torch.tensor([1, 2], dtype=torch.int32, device=DEVICE)
+    slots = slots_to_device([0, 1], 2, DEVICE)
+    outs = [lora_linear(x, weights, route_by_request(slots, lens, max_len, ranks, scalings),
+                        torch.zeros(3, 24, device=DEVICE)) for max_len in (2, 2**31 - 1)]
+    assert torch.equal(*outs) and outs[0].any()
 
 
 @pytest.mark.skipif(ON_GPU, reason="the interpreter is not in use")

@@ -192,7 +192,7 @@ def expand(h: torch.Tensor, lora_b: torch.Tensor, out: torch.Tensor, batch: LoRA
     block_segments = segment_block(batch, num_tokens)
     grid = (chunks, tiles + ceil_div(num_tokens, block_t) * (planes > 0))
     if not block_segments:
-        grid = (chunks, ceil_div(batch.max_len, block_t), batch.num_segments)
+        grid = (chunks, ceil_div(min(batch.max_len, num_tokens), block_t), batch.num_segments)
     if num_tokens == 0 or 0 in grid:
         return out
     expand_kernel[grid](

@@ -134,7 +134,7 @@ def shrink(x: torch.Tensor, lora_a: torch.Tensor, batch: LoRABatchInfo,
     block_segments = segment_block(batch, num_tokens)
     grid = (parts, tiles)
     if not block_segments:
-        grid = (ceil_div(batch.max_len, block_t), parts, batch.num_segments)
+        grid = (ceil_div(min(batch.max_len, num_tokens), block_t), parts, batch.num_segments)
     if 0 in grid or num_tokens == 0:
         return h
     shrink_kernel[grid](
