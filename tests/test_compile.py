@@ -79,6 +79,9 @@ for dtype, torch_dtype, permuted, slices, count, width, planes in (
                                 "STAGES": column_stages(columns, room),
                                 "EVEN": all(size % columns == 0 for size in slices)},
                 multiples, dtype, num_warps=warps, **option)
+        if hopper:  # behind linear the next kernel may start early, once each loop's wait is over
+            waits = ["wait" in line for line in ptx.splitlines() if "griddepcontrol." in line]
+            assert waits.count(False) == 2 * (planes > 0) and waits[-1] == (planes == 0), waits
         if room and planes and multiples:  # of what the kernels before it write, nothing goes ahead
             copies = columns * rank_block(width) * torch_dtype.itemsize // 16 // (32 * warps)
             assert ptx.count("cp.async.cg") == 2 * 3 * copies, (ptx.count("cp.async.cg"), copies)

@@ -8,7 +8,7 @@ from lorakit.kernels import tiles
 from lorakit.kernels.tiles import (
     ceil_div, column_block, column_stages, column_steps, expand_warps, hidden_block, hidden_splits,
     linear_block, linear_splits, most_tiles, one_by_one, one_by_one_shrinks, power_of_two, rank_block,
-    route_warps, shrink_blocks, shrink_stages, token_block)
+    route_warps, shrink_blocks, shrink_pieces, shrink_stages, token_block)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -78,6 +78,12 @@ def test_steps_leave_programs_for_everyone():
     chunks = [112 * tiles for tiles in (1, 3, 10, 24, 1000)]
     assert [column_steps(some, 264, 8) for some in chunks] == [1, 1, 4, 8, 8]
     assert [column_steps(some, 528, 16) for some in chunks] == [1, 1, 2, 5, 16]
+
+
+def test_a_warp_sums_a_piece_of_its_own_where_ranks_are_few():
+    assert (shrink_pieces(1), shrink_pieces(256), shrink_pieces(257)) == (4, 4, 1)
+    for dtype in (torch.bfloat16, torch.float32):  # a tensor core takes 16 hidden elements at a time
+        assert shrink_blocks(1, 8, 16, dtype)[2] % (4 * 16) == 0
 
 
 def test_five_steps_need_room_and_few_programs(monkeypatch):
