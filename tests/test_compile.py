@@ -62,9 +62,9 @@ for dtype, torch_dtype, permuted, slices, count, width, planes in (
     precision, columns = dot_precision(torch_dtype), column_block(
         rows, rank_block(width), sum(slices) * 12, torch_dtype, room)
     warps = expand_warps(columns, planes > 0)
-    stages = 5 if room else 3  # as tiles.shrink_stages has it, where there are few programs
+    stages = 5 if room else 3  # the most that tiles.shrink_stages gives
     shrink = {**pdl, "BEHIND": planes > 0, "SPLITS": splits, "NUM_SLICES": len(slices), "BLOCK_K": block_k, "BLOCK_R": block_r}
-    pieces = {"PIECES": shrink_pieces(count), "EVEN": 14336 % (splits * block_k) == 0}
+    pieces = {"PIECES": shrink_pieces(count), "EVEN": 14336 % block_k == 0}
     expand = {**pdl, "R": width, "SPLITS": splits, "BASE_PLANES": planes, "LATE": False, "SLICE_SIZES": slices,
               "BLOCK_R": rank_block(width),
               "BLOCK_P": power_of_two(count) if planes else 1}

@@ -52,6 +52,7 @@ def test_hard_case(name, dtype):
     (12345 if ON_GPU else 131, (228,), 96, 5),  # a slot wider than one tile of ranks
     (64, (32,), 256, 9),
     (2560 if ON_GPU else 1100, (64,), 128, 33),  # parts of K that are not all as long
+    (1280, (64,), 16, 33),  # nor these, of whole steps
     (48, (40,), 16, 300),  # above the length where tiles of tokens grow
 ])
 def test_any_shape(hidden, slice_sizes, width, tokens, dtype):

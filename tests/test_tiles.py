@@ -19,16 +19,17 @@ def test_every_part_of_the_hidden_size_has_a_step_to_do(dtype, tokens, width):
         steps = ceil_div(hidden, block_k)
         for tiles in (1, 10, 1000):
             splits = hidden_splits(hidden, block_k, tokens, width, tiles)
-            assert 1 <= splits <= 8
+            assert 1 <= splits <= 16
             assert steps == 0 or (splits - 1) * ceil_div(steps, splits) < steps, hidden
 
 
-def test_parts_grow_with_the_hidden_size_and_shrink_with_the_rank():
+def test_parts_grow_with_the_hidden_size_and_shrink_with_the_tiles():
     parts = lambda hidden, width, tiles=100: hidden_splits(hidden, 256, 32, width, tiles)  # noqa: E731
-    assert [parts(4096, width) for width in (8, 16, 32, 64, 128)] == [4, 4, 4, 2, 2]
-    assert [parts(14336, width) for width in (16, 64)] == [8, 4]
-    assert [parts(4096, 16, tiles) for tiles in (3, 10, 16)] == [8, 8, 4]  # few programs otherwise
-    assert [parts(14336, 16, 3), parts(4096, 64, 3)] == [8, 4]
+    assert [parts(4096, width) for width in (8, 16, 64, 65, 128)] == [4, 4, 4, 2, 2]
+    assert [parts(4096, 16, tiles) for tiles in (1, 15, 16)] == [8, 8, 4]  # two steps a part, then four
+    assert [parts(14336, 16, tiles) for tiles in (1, 12, 24, 48, 96)] == [14, 14, 8, 4, 4]
+    assert [parts(14336, 128, tiles) for tiles in (0, 48, 96)] == [14, 4, 2]
+    assert [hidden_splits(4096, 128, tokens, 16, 1) for tokens in (1024, 1025)] == [4, 2]  # prefill
     assert [hidden_block(dtype) for dtype in (torch.bfloat16, torch.float16, torch.float32)] == [256, 256, 64]
 
 
@@ -86,11 +87,13 @@ def test_a_warp_sums_a_piece_of_its_own_where_ranks_are_few():
         assert shrink_blocks(1, 8, 16, dtype)[2] % (4 * 16) == 0
 
 
-def test_five_steps_need_room_and_few_programs(monkeypatch):
-    stages = lambda programs, behind=False: shrink_stages(programs, behind, torch.device("cpu"))  # noqa: E731
+def test_five_steps_need_room_few_programs_and_narrow_slots_or_long_parts(monkeypatch):
+    def stages(programs, steps=4, width=32, behind=False):
+        return shrink_stages(programs, steps, width, behind, torch.device("cpu"))
     assert stages(1) == 3 and column_stages(256, False) == 2  # an interpreter has no shared memory to fill
     monkeypatch.setattr(tiles, "has_room", lambda device: True)
     assert [stages(264), stages(265), stages(1, behind=True)] == [5, 3, 3] and column_stages(256, True) == 3
+    assert [stages(1, width=33), stages(1, width=33, steps=5)] == [3, 5]
 
 
 def test_the_base_product_is_cut_until_two_programs_a_processor():

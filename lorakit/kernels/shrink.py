@@ -37,7 +37,7 @@ def shrink_kernel(
     PDL: tl.constexpr = False,   # start while the kernel before ends; let the next one start too
     BEHIND: tl.constexpr = False,  # that kernel is `linear`, which has waited, and runs beside this one
     PIECES: tl.constexpr = 1,    # of a step, each summed by a warp of its own; if 1, by all warps together
-    EVEN: tl.constexpr = False,  # SPLITS * BLOCK_K divides K
+    EVEN: tl.constexpr = False,  # BLOCK_K divides K
 ):
     # One program: BLOCK_T tokens of one segment, BLOCK_R ranks of one slice, one part of K.
     if PDL & (not BEHIND):
@@ -129,6 +129,7 @@ def shrink(x: torch.Tensor, lora_a: torch.Tensor, batch: LoRABatchInfo,
     tiles = most_tiles(places, batch, block_t)
     parts = num_slices * ceil_div(width, block_r)
     splits = hidden_splits(hidden, block_k, num_tokens, width, tiles * parts)
+    steps = ceil_div(ceil_div(hidden, block_k), splits)
     parts *= splits
     h = torch.empty((splits, num_tokens, num_slices, width), dtype=torch.float32, device=x.device)
     block_segments = segment_block(batch, num_tokens)
@@ -143,7 +144,7 @@ def shrink(x: torch.Tensor, lora_a: torch.Tensor, batch: LoRABatchInfo,
         num_segments=batch.num_segments, max_len=batch.max_len,
         SPLITS=splits, NUM_SLICES=num_slices, PERMUTED=permuted, PRECISION=dot_precision(x.dtype),
         BLOCK_T=block_t, BLOCK_R=block_r, BLOCK_K=block_k, BLOCK_SEGMENTS=block_segments,
-        PIECES=shrink_pieces(num_tokens), EVEN=hidden % (splits * block_k) == 0,
-        BEHIND=behind, num_warps=4, num_stages=shrink_stages(parts * tiles, behind, x.device),
+        PIECES=shrink_pieces(num_tokens), EVEN=hidden % block_k == 0,
+        BEHIND=behind, num_warps=4, num_stages=shrink_stages(parts * tiles, steps, width, behind, x.device),
         **pdl_options(x.device))
     return h

@@ -93,27 +93,29 @@ def shrink_pieces(num_tokens: int) -> int:
     return 4 if is_decode(num_tokens) else 1
 
 
-def shrink_stages(programs: int, behind: bool, device: torch.device) -> int:
-    """Steps of shrink on their way, and the one at work. Five where there is room, which is three
-    programs a processor in decode, one or two in prefill: most programs then wait for memory once.
-    Three for more than 264 programs, on smaller GPUs, and `behind` the base product, whose buffers
-    leave 32 KiB.
-    """
-    return 5 if has_room(device) and programs <= 264 and not behind else 3
-
-
 def hidden_splits(hidden: int, block_k: int, num_tokens: int, width: int, tiles: int) -> int:
     """Parts that shrink cuts the hidden size into, for so many `tiles` of tokens, slices and ranks.
-    More parts start more programs, and each is a plane that every program of expand reads. In decode
-    4 planes, 2 of slots wider than 32, twice as many for a long row, and again for few tiles, but 8 at
-    most. Prefill has programs enough: 4 to 1,024 tokens, then 2.
+    More parts start more programs, and each is a plane that every program of expand reads. In decode a
+    part has four steps, or two if there are few tiles, but as many more as keep the programs to 198, three
+    for two of an H200's processors. At least 4 planes, 2 of slots wider than 64, and 16 at most. Prefill
+    has programs enough: 4 to 1,024 tokens, then 2.
     """
     steps = max(1, ceil_div(hidden, block_k))
     wanted = 4 if num_tokens <= 1024 else 2
     if is_decode(num_tokens):
-        wanted = (4 if width <= 32 else 2) * (2 if hidden > 8192 else 1)
-        wanted = min(8, wanted * 2 if wanted * tiles < 64 else wanted)
+        least = 4 if width <= 64 else 2
+        wanted = max(least, min(16, steps // (2 if tiles < 16 else 4), 198 // max(1, tiles)))
     return ceil_div(steps, ceil_div(steps, wanted))
+
+
+def shrink_stages(programs: int, steps: int, width: int, behind: bool, device: torch.device) -> int:
+    """Steps of shrink on their way, and the one at work. Five where there is room, for two programs a
+    processor: most then wait for memory once. Three for more programs, for parts of up to 4 `steps` of a
+    slot wider than 32, whose large tiles of B wait for that memory, on smaller GPUs, and `behind` the
+    base product, whose buffers leave 32 KiB.
+    """
+    deep = has_room(device) and programs <= 264 and not behind
+    return 5 if deep and (width <= 32 or steps > 4) else 3
 
 
 def column_block(block_t: int, block_r: int, outputs: int, dtype: torch.dtype, room: bool = True) -> int:
