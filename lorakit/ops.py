@@ -11,8 +11,9 @@ from lorakit.kernels.expand import expand
 from lorakit.kernels.linear import linear
 from lorakit.kernels.shrink import shrink
 from lorakit.kernels.tiles import (
-    has_pdl, most_tiles, one_by_one, one_by_one_shrinks, rank_block, token_block)
+    ceil_div, has_pdl, most_tiles, one_by_one, one_by_one_shrinks, rank_block, token_block)
 from lorakit.kernels.tokens import expand_tokens, shrink_tokens
+from lorakit.kernels.workspace import base_planes, most_planes
 
 MAX_GRID = 65_535  # CUDA's limit for the second and third axis of a grid
 MAX_FUSED_TOKENS = 32  # beyond, cuBLAS and then LoRA is as fast (make bench)
@@ -20,7 +21,7 @@ MAX_PLACES = 256  # of a buffer, for kernels that have a program a place or look
 
 
 def lora_linear(x: torch.Tensor, weights: LoRAWeights, batch: LoRABatchInfo,
-                base_output: torch.Tensor) -> torch.Tensor:
+                base_output: torch.Tensor, workspace: torch.Tensor | None = None) -> torch.Tensor:
     """Add each token's LoRA, scaling * (x A^T) B^T, into the base layer's output, in place.
 
     For inference: autograd does not see it. *From requests to segments* derives what `batch`
@@ -32,6 +33,9 @@ def lora_linear(x: torch.Tensor, weights: LoRAWeights, batch: LoRABatchInfo,
         weights: the layer's adapters, of x's dtype.
         batch: the segments, from `lorakit.routing`. Tokens past num_tokens are left out.
         base_output: (num_tokens, N), of x's dtype: x W^T. Tokens without an adapter keep it.
+        workspace: float32, one axis of at least `workspace_size(weights, num_tokens)` elements: memory
+            for what shrink leaves to expand. Calls in one stream may share it, and it may hold anything.
+            None allocates it in the call, in a capture from the graph's pool.
 
     Returns:
         base_output.
@@ -51,21 +55,23 @@ def lora_linear(x: torch.Tensor, weights: LoRAWeights, batch: LoRABatchInfo,
     check_batch(x, weights, batch)
     require(base_output, "base_output", x.dtype, x.device,
             shape=(x.shape[0], weights.lora_b.shape[1]))
+    check_workspace(workspace, weights, x.shape[0])
     alone = places_of(batch) <= MAX_PLACES and one_by_one(x.shape[0], batch.num_segments)
     shrinks_alone = alone and one_by_one_shrinks(x.shape[1], weights.lora_b.shape[2])
-    h = (shrink_tokens if shrinks_alone else shrink)(x, weights.lora_a, batch)
+    h = (shrink_tokens if shrinks_alone else shrink)(x, weights.lora_a, batch, workspace=workspace)
     return (expand_tokens if alone else expand)(
         h, weights.lora_b, base_output, batch, weights.slice_sizes)
 
 
 def linear_with_lora(x: torch.Tensor, base_weight: torch.Tensor, weights: LoRAWeights,
-                     batch: LoRABatchInfo, out: torch.Tensor | None = None) -> torch.Tensor:
+                     batch: LoRABatchInfo, out: torch.Tensor | None = None,
+                     workspace: torch.Tensor | None = None) -> torch.Tensor:
     """A linear layer with each token's LoRA: x W^T + scaling * (x A^T) B^T.
 
     Args:
         x: (num_tokens, K) float16, bfloat16 or float32.
         base_weight: (N, K), of x's dtype: W.
-        weights, batch: as in `lora_linear`.
+        weights, batch, workspace: as in `lora_linear`. The base product's parts are in it too.
         out: (num_tokens, N), of x's dtype, written whatever it holds; None allocates it.
 
     Returns:
@@ -86,10 +92,31 @@ def linear_with_lora(x: torch.Tensor, base_weight: torch.Tensor, weights: LoRAWe
     if out is None:
         out = torch.empty((x.shape[0], outputs), dtype=x.dtype, device=x.device)
     require(out, "out", x.dtype, x.device, shape=(x.shape[0], outputs))
+    check_workspace(workspace, weights, x.shape[0])
     if fuses(x, batch):
-        return fused(x, base_weight, weights, batch, out)
+        return fused(x, base_weight, weights, batch, out, workspace)
     torch.mm(x, base_weight.t(), out=out)
-    return lora_linear(x, weights, batch, out)
+    return lora_linear(x, weights, batch, out, workspace)
+
+
+def workspace_size(weights: LoRAWeights, max_tokens: int) -> int:
+    """Elements of a workspace for any batch of up to `max_tokens` tokens, in either operation.
+
+    One that is long enough for the largest layer serves all layers of a model, one after the other.
+    Does not synchronise. Raises TypeError or ValueError, naming max_tokens.
+    """
+    require_size(max_tokens, "max_tokens")
+    _, num_slices, width, _ = weights.lora_a.shape
+    return base_size(weights, max_tokens) + most_planes(max_tokens) * num_slices * width
+
+
+def base_size(weights: LoRAWeights, num_tokens: int) -> int:
+    """Elements at the beginning of a workspace for the base product, a multiple of four, so that what
+    comes behind them begins at a multiple of 16 bytes. Does not synchronise.
+    """
+    outputs, hidden = weights.lora_b.shape[1], weights.lora_a.shape[3]
+    planes = base_planes(outputs, hidden, weights.lora_a.dtype)
+    return 4 * ceil_div(planes * min(num_tokens, MAX_FUSED_TOKENS) * outputs, 4)
 
 
 def fuses(x: torch.Tensor, batch: LoRABatchInfo) -> bool:
@@ -108,13 +135,24 @@ def places_of(batch: LoRABatchInfo) -> int:
 
 
 def fused(x: torch.Tensor, base_weight: torch.Tensor, weights: LoRAWeights, batch: LoRABatchInfo,
-          out: torch.Tensor) -> torch.Tensor:
+          out: torch.Tensor, workspace: torch.Tensor | None = None) -> torch.Tensor:
     """`linear_with_lora` by our kernels, for checked arguments and at least one token."""
     alone = one_by_one(x.shape[0], batch.num_segments)
-    base = linear(x, base_weight, out)
-    h = (shrink_tokens if alone else shrink)(x, weights.lora_a, batch, behind=True)
+    base = linear(x, base_weight, out, workspace)
+    rest = None if workspace is None else workspace[base_size(weights, x.shape[0]):]
+    h = (shrink_tokens if alone else shrink)(x, weights.lora_a, batch, behind=True, workspace=rest)
     return (expand_tokens if alone else expand)(
         h, weights.lora_b, out, batch, weights.slice_sizes, base)
+
+
+def check_workspace(workspace: torch.Tensor | None, weights: LoRAWeights, num_tokens: int) -> None:
+    """Check a workspace if there is one. Does not synchronise. Raises as the operations do."""
+    if workspace is not None:
+        require(workspace, "workspace", torch.float32, weights.lora_a.device, ndim=1)
+        least = workspace_size(weights, num_tokens)
+        if workspace.numel() < least:
+            raise ValueError(f"workspace must have at least {least} elements for {num_tokens} tokens, "
+                             f"got {workspace.numel()}; see workspace_size")
 
 
 def check_batch(x: torch.Tensor, weights: LoRAWeights, batch: LoRABatchInfo) -> None:

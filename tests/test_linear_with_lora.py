@@ -155,7 +155,7 @@ def test_the_largest_max_len_means_no_limit():
 
 def test_large_buffers_have_no_program_for_each_place(monkeypatch):
     """A permutation of 65,536 places would need as many programs on an axis that has 65,535."""
-    def by_tiles(*arguments):
+    def by_tiles(*arguments, **options):
         raise LookupError("by tiles")
 
     case = Case([0, 1], [4, 4], [1.0, 1.0])

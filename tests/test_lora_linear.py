@@ -232,7 +232,7 @@ def test_bad_input_is_named_and_changes_nothing(number):
 
 def test_a_batch_of_more_tiles_than_a_grid_has_is_refused(monkeypatch):
     """2,097,120 tokens are 65,535 tiles of 32, and the second segment may need one more."""
-    def launched(*arguments):
+    def launched(*arguments, **options):
         raise LookupError("launched")
 
     monkeypatch.setattr(ops, "shrink", launched)

@@ -11,6 +11,7 @@ import triton.language as tl
 
 from lorakit.kernels.tiles import (
     ceil_div, dot_precision, linear_block, linear_splits, pdl_options, power_of_two)
+from lorakit.kernels.workspace import scratch
 
 
 @triton.jit(do_not_specialize=["num_tokens"])  # one variant for every batch size
@@ -51,7 +52,8 @@ def linear_kernel(
     tl.store(places, tl.trans(acc).to(out.dtype.element_ty), mask=is_token[:, None] & is_row[None, :])
 
 
-def linear(x: torch.Tensor, w: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+def linear(x: torch.Tensor, w: torch.Tensor, out: torch.Tensor,
+           workspace: torch.Tensor | None = None) -> torch.Tensor:
     """The base product of a few tokens. On Hopper `shrink`, launched right behind it on the same x,
     runs beside it, and `expand` waits for both. A part of `ops.linear_with_lora`, which checks the
     arguments. No errors of its own.
@@ -60,13 +62,14 @@ def linear(x: torch.Tensor, w: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         x: (num_tokens, K) float16, bfloat16 or float32, at least one token.
         w: (N, K), of x's dtype.
         out: (num_tokens, N), of x's dtype.
+        workspace: float32, one axis, of enough elements; planes become a view of its beginning.
 
     Returns:
         out, written; or, if K is cut, (splits, num_tokens, N) float32 planes that add up to it, and out
         is untouched: see `tiles.linear_splits`.
 
-    One launch, one allocation if there are planes, no synchronisation. Each element is summed by one
-    program in a fixed order, so the same input gives the same bits.
+    One launch, no synchronisation, and one allocation if there are planes and no workspace. Each element
+    is summed by one program in a fixed order, so the same input gives the same bits.
     """
     num_tokens, hidden = x.shape
     outputs = w.shape[0]
@@ -75,7 +78,7 @@ def linear(x: torch.Tensor, w: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
     splits = linear_splits(outputs, hidden, block_n, block_k)
     y = out
     if splits > 1:
-        y = torch.empty((splits, num_tokens, outputs), dtype=torch.float32, device=x.device)
+        y = scratch((splits, num_tokens, outputs), x.device, workspace)
     linear_kernel[ceil_div(outputs, block_n), splits, ceil_div(num_tokens, block_t)](
         x, w, y, num_tokens, outputs, hidden, SPLITS=splits, PRECISION=dot_precision(x.dtype),
         BLOCK_T=block_t, BLOCK_N=block_n, BLOCK_K=block_k, STAGES=stages, num_warps=4,

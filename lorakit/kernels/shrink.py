@@ -9,6 +9,7 @@ from lorakit.kernels.find import leave, tile_of
 from lorakit.kernels.tiles import (
     ceil_div, dot_precision, hidden_splits, most_tiles, pdl_options, segment_block,
     shrink_blocks, shrink_pieces, shrink_stages)
+from lorakit.kernels.workspace import scratch
 
 
 @triton.jit(do_not_specialize=["num_tokens", "num_segments", "max_len"])  # one for all batch sizes
@@ -103,7 +104,7 @@ def shrink_kernel(
 
 
 def shrink(x: torch.Tensor, lora_a: torch.Tensor, batch: LoRABatchInfo,
-           behind: bool = False) -> torch.Tensor:
+           behind: bool = False, workspace: torch.Tensor | None = None) -> torch.Tensor:
     """LoRA A for every token of a batch: the first half of `ops.lora_linear`, which checks the
     arguments. This raises no errors of its own.
 
@@ -112,14 +113,16 @@ def shrink(x: torch.Tensor, lora_a: torch.Tensor, batch: LoRABatchInfo,
         lora_a: (max_loras, num_slices, R, K), of x's dtype.
         batch: the segments.
         behind: `linear` was launched right before, on the same x. On Hopper this runs beside it.
+        workspace: float32, one axis, of enough elements; h becomes a view of its beginning.
 
     Returns:
         h: (splits, num_tokens, num_slices, R) float32 partial sums, one plane for each part of K.
         Only the ranks that a token's adapter has are written; the rest is uninitialised memory,
         and `expand` uses none of it.
 
-    One launch, one allocation, no synchronisation. Each element of a plane is summed by one program
-    in a fixed order, so the same input gives the same bits. Chapter *Shrink* derives it.
+    One launch, no synchronisation, and one allocation if there is no workspace. Each element of a plane is
+    summed by one program in a fixed order, so the same input gives the same bits. Chapter *Shrink*
+    derives it.
     """
     num_tokens, hidden = x.shape
     max_loras, num_slices, width, _ = lora_a.shape
@@ -131,7 +134,7 @@ def shrink(x: torch.Tensor, lora_a: torch.Tensor, batch: LoRABatchInfo,
     splits = hidden_splits(hidden, block_k, num_tokens, width, tiles * parts)
     steps = ceil_div(ceil_div(hidden, block_k), splits)
     parts *= splits
-    h = torch.empty((splits, num_tokens, num_slices, width), dtype=torch.float32, device=x.device)
+    h = scratch((splits, num_tokens, num_slices, width), x.device, workspace)
     block_segments = segment_block(batch, num_tokens)
     grid = (parts, tiles)
     if not block_segments:

@@ -14,6 +14,7 @@ from lorakit.batch import LoRABatchInfo
 from lorakit.kernels.find import adapter_of, columns_of, leave, named_tokens
 from lorakit.kernels.sums import plane_sum
 from lorakit.kernels.tiles import ceil_div, column_steps, pdl_options, power_of_two, rank_block
+from lorakit.kernels.workspace import scratch
 
 
 @triton.jit(do_not_specialize=["num_tokens", "num_segments", "max_len"])
@@ -171,7 +172,7 @@ def expand_kernel(
 
 
 def shrink_tokens(x: torch.Tensor, lora_a: torch.Tensor, batch: LoRABatchInfo,
-                  behind: bool = False) -> torch.Tensor:
+                  behind: bool = False, workspace: torch.Tensor | None = None) -> torch.Tensor:
     """`shrink.shrink`, a program a token: the same arguments and the same result, if not the same bits.
 
     Up to 8 planes. The parts are 512 elements long or more, 256 where there are programs enough.
@@ -182,7 +183,7 @@ def shrink_tokens(x: torch.Tensor, lora_a: torch.Tensor, batch: LoRABatchInfo,
     block_k = 512 if few and x.dtype != torch.float32 else 256
     parts = ceil_div(hidden, block_k)
     splits = ceil_div(parts, ceil_div(parts, 8))
-    h = torch.empty((splits, num_tokens, num_slices, width), dtype=torch.float32, device=x.device)
+    h = scratch((splits, num_tokens, num_slices, width), x.device, workspace)
     if h.numel() == 0 or batch.num_segments == 0:
         return h
     places = batch.permutation.numel()
