@@ -3,7 +3,7 @@
 Each contender gets the same tensors and the same graph: one call a set of weights, 16 sets, in one
 stream, replayed behind a read of more memory than the L2 cache holds. So weights come from memory,
 as between the layers of a model. What a server computes once a step (routing, plans) is not timed,
-for nobody. Each is checked against float64 in the same run, on an output that was poisoned.
+for nobody. Each is checked against float64 in the same run.
 """
 
 import os

@@ -33,9 +33,10 @@ def lora_linear(x: torch.Tensor, weights: LoRAWeights, batch: LoRABatchInfo,
         weights: the layer's adapters, of x's dtype.
         batch: the segments, from `lorakit.routing`. Tokens past num_tokens are left out.
         base_output: (num_tokens, N), of x's dtype: x W^T. Tokens without an adapter keep it.
-        workspace: float32, one axis of at least `workspace_size(weights, num_tokens)` elements: memory
-            for what shrink leaves to expand. Calls in one stream may share it, and it may hold anything.
-            None allocates it in the call, in a capture from the graph's pool.
+        workspace: float32, one axis of at least `workspace_size(weights, num_tokens)` elements, not in
+            the memory of x or base_output: room for what shrink leaves to expand. Calls in one stream
+            may share it, and it may hold anything. None allocates it in the call, in a capture from
+            the graph's pool.
 
     Returns:
         base_output.
@@ -55,7 +56,7 @@ def lora_linear(x: torch.Tensor, weights: LoRAWeights, batch: LoRABatchInfo,
     check_batch(x, weights, batch)
     require(base_output, "base_output", x.dtype, x.device,
             shape=(x.shape[0], weights.lora_b.shape[1]))
-    check_workspace(workspace, weights, x.shape[0])
+    check_workspace(workspace, weights, x.shape[0], x=x, base_output=base_output)
     alone = places_of(batch) <= MAX_PLACES and one_by_one(x.shape[0], batch.num_segments)
     shrinks_alone = alone and one_by_one_shrinks(x.shape[1], weights.lora_b.shape[2])
     h = (shrink_tokens if shrinks_alone else shrink)(x, weights.lora_a, batch, workspace=workspace)
@@ -72,7 +73,8 @@ def linear_with_lora(x: torch.Tensor, base_weight: torch.Tensor, weights: LoRAWe
         x: (num_tokens, K) float16, bfloat16 or float32.
         base_weight: (N, K), of x's dtype: W.
         weights, batch, workspace: as in `lora_linear`. The base product's parts are in it too.
-        out: (num_tokens, N), of x's dtype, written whatever it holds; None allocates it.
+        out: (num_tokens, N), of x's dtype, written whatever it holds; not in the memory of x or
+            base_weight. None allocates it.
 
     Returns:
         out.
@@ -92,7 +94,8 @@ def linear_with_lora(x: torch.Tensor, base_weight: torch.Tensor, weights: LoRAWe
     if out is None:
         out = torch.empty((x.shape[0], outputs), dtype=x.dtype, device=x.device)
     require(out, "out", x.dtype, x.device, shape=(x.shape[0], outputs))
-    check_workspace(workspace, weights, x.shape[0])
+    require_apart(out, "out", x=x, base_weight=base_weight)
+    check_workspace(workspace, weights, x.shape[0], x=x, out=out)
     if fuses(x, batch):
         return fused(x, base_weight, weights, batch, out, workspace)
     torch.mm(x, base_weight.t(), out=out)
@@ -145,7 +148,18 @@ def fused(x: torch.Tensor, base_weight: torch.Tensor, weights: LoRAWeights, batc
         h, weights.lora_b, out, batch, weights.slice_sizes, base)
 
 
-def check_workspace(workspace: torch.Tensor | None, weights: LoRAWeights, num_tokens: int) -> None:
+def require_apart(written: torch.Tensor, name: str, **others: torch.Tensor) -> None:
+    """ValueError, naming `name`, if its memory overlaps that of another contiguous tensor, which is still
+    read when it is written. Does not synchronise.
+    """
+    for other_name, other in others.items():
+        if (written.data_ptr() < other.data_ptr() + other.nbytes
+                and other.data_ptr() < written.data_ptr() + written.nbytes):
+            raise ValueError(f"{name} must not share memory with {other_name}")
+
+
+def check_workspace(workspace: torch.Tensor | None, weights: LoRAWeights, num_tokens: int,
+                    **others: torch.Tensor) -> None:
     """Check a workspace if there is one. Does not synchronise. Raises as the operations do."""
     if workspace is not None:
         require(workspace, "workspace", torch.float32, weights.lora_a.device, ndim=1)
@@ -153,6 +167,7 @@ def check_workspace(workspace: torch.Tensor | None, weights: LoRAWeights, num_to
         if workspace.numel() < least:
             raise ValueError(f"workspace must have at least {least} elements for {num_tokens} tokens, "
                              f"got {workspace.numel()}; see workspace_size")
+        require_apart(workspace, "workspace", **others)
 
 
 def check_batch(x: torch.Tensor, weights: LoRAWeights, batch: LoRABatchInfo) -> None:
@@ -169,6 +184,8 @@ def check_batch(x: torch.Tensor, weights: LoRAWeights, batch: LoRABatchInfo) -> 
     require(batch.lora_ranks, "batch.lora_ranks", torch.int32, device, shape=(max_loras,))
     require(batch.scalings, "batch.scalings", torch.float32, device, shape=(max_loras,))
     require_size(batch.max_len, "batch.max_len")
+    if batch.max_len >= 2**31:
+        raise ValueError(f"batch.max_len must be below 2**31, got {batch.max_len}")
     require_size(batch.num_segments, "batch.num_segments")
     if batch.num_segments > MAX_GRID:
         raise ValueError(f"batch.num_segments must be at most {MAX_GRID}, got "
@@ -180,6 +197,9 @@ def check_batch(x: torch.Tensor, weights: LoRAWeights, batch: LoRABatchInfo) -> 
     if batch.permutation is not None:  # static buffers may hold room for more tokens than x has
         require(batch.permutation, "batch.permutation", torch.int32, device, ndim=1,
                 shape=None if batch.use_cuda_graph else (x.shape[0],))
+        if batch.permutation.numel() < x.shape[0]:
+            raise ValueError(f"batch.permutation must have a place for each of x's {x.shape[0]} tokens, "
+                             f"got {batch.permutation.numel()}")
     places = x.shape[0] if batch.permutation is None else batch.permutation.numel()
     tiles = most_tiles(places, batch, token_block(x.shape[0], batch.num_segments, rank_block(width)))
     if tiles > MAX_GRID:

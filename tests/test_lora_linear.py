@@ -212,12 +212,15 @@ def bad_calls():
         ("batch.num_segments", TypeError, (x, weights, changed(num_segments=5.0), base)),
         ("batch.max_len", ValueError, (x, weights, changed(max_len=-1), base)),
         ("batch.max_len", TypeError, (x, weights, changed(max_len=1.5), base)),
+        ("batch.max_len", ValueError, (x, weights, changed(max_len=2**31), base)),
         ("weights", ValueError, (x, LoRAWeights(weights.lora_a.to("meta"), weights.lora_b.to("meta"),
                                                 weights.slice_sizes), batch, base)),
         ("batch.permutation", ValueError,
          (x, weights, changed(permutation=every_other), base)),
         ("batch.permutation", ValueError,  # a batch of another step
          (x, weights, changed(permutation=every_other[:-1].contiguous()), base)),
+        ("batch.permutation", ValueError,  # static buffers with too little room
+         (x, weights, changed(permutation=every_other[:-1].contiguous(), use_cuda_graph=True), base)),
     ]
 
 

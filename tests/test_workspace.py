@@ -120,6 +120,12 @@ def test_bad_workspaces_are_named_and_nothing_is_written():
             ops.lora_linear(x, weights, batch, base, space)
         with pytest.raises(error, match="^workspace "):
             ops.linear_with_lora(x, w, weights, batch, base, space)
+    shared = torch.zeros(size + x.numel() + base.numel(), device=DEVICE)
+    inside = shared[size - 1:size - 1 + x.numel()].view_as(x), shared[:base.numel()].view_as(base)
+    for call in (lambda: ops.lora_linear(inside[0], weights, batch, base, shared[:size]),
+                 lambda: ops.lora_linear(x, weights, batch, inside[1], shared[:size])):
+        with pytest.raises(ValueError, match="^workspace must not share memory with "):
+            call()
     for count, error in ((-1, ValueError), (1.0, TypeError)):
         with pytest.raises(error, match="^max_tokens "):
             ops.workspace_size(weights, count)

@@ -98,7 +98,7 @@ def hidden_splits(hidden: int, block_k: int, num_tokens: int, width: int, tiles:
     More parts start more programs, and each is a plane that every program of expand reads. In decode a
     part has four steps, or two if there are few tiles, but as many more as keep the programs to 198, three
     for two of an H200's processors. At least 4 planes, 2 of slots wider than 64, and 16 at most. Prefill
-    has programs enough: 4 to 1,024 tokens, then 2.
+    has programs enough: 4 to 1,024 tokens, then 2. No part is without a step.
     """
     steps = max(1, ceil_div(hidden, block_k))
     wanted = 4 if num_tokens <= 1024 else 2
