@@ -62,7 +62,7 @@ def test_every_case_is_right_and_met_every_peer(name, peers):
 
 def test_the_lora_kernels_are_as_fast_as_claimed():
     """In the geometric mean over decode 1.75 times as fast as the best peer of each case, over prefill
-    1.6 times, and slower in none; one layer at 32 tokens, 8 adapters and rank 16 takes at most 25.1 us,
+    1.6 times, and slower in none; one layer at 32 tokens, 8 adapters and rank 16 takes at most 25 us,
     and with its base product at most 1.08 times cuBLAS's.
     """
     decode, prefill = ratios("lora_decode"), ratios("lora_prefill")
@@ -70,7 +70,7 @@ def test_the_lora_kernels_are_as_fast_as_claimed():
     assert len(prefill) == 20 and geometric_mean(prefill) > 1.6 and min(prefill) > 1
     layer = [case["ours_us"] for case in read("lora_decode")["cases"] if case["weights"] == "cold"
              and [case[k] for k in ("tokens", "adapters", "rank", "mix")] == [32, 8, 16, "uniform"]]
-    assert len(layer) == 4 and sum(layer) < 25.1
+    assert len(layer) == 4 and sum(layer) <= 25
     whole = {case["tokens"]: case["fused_us"] / case["base_us"] for case in read("lora_layer")["cases"]
              if (case["rank"], case["adapters"]) == (16, 8)}
     assert whole[32] <= 1.08 and whole[1] <= 1.04
